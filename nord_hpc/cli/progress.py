@@ -1,0 +1,125 @@
+"""What a person sees while a search runs and when it has ended; read from the journal, so that the master pays nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from nord_hpc.job import Job
+from nord_hpc.store.history import Entry, History
+from nord_hpc.store.journal import JournalTail
+from nord_hpc.store.run_folder import RunFolder
+
+TERMINAL_SECONDS = 0.5
+PLAIN_SECONDS = 10.0
+
+
+class ProgressView:
+    """Follows a journal: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, folder: RunFolder, console: Console) -> None:
+        self.folder = folder
+        self._tail = JournalTail(folder.journal_file)
+        self._history = History()
+        self._job = folder.job()
+        self._console = console
+        self._seconds = TERMINAL_SECONDS if console.is_terminal else PLAIN_SECONDS
+        self._next = 0.0
+        self._shown = ""
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def update(self) -> None:
+        """Show what is new, if it is time."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._seconds
+        for record in self._tail.new_records():
+            self._history.add(record)
+        if not self._history.lives:
+            return
+        if self._console.is_terminal:
+            self._show_bar()
+        else:
+            self._show_line()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._next = 0.0
+            self.update()
+            self._bar.stop()
+            self._bar = None
+
+    def _show_bar(self) -> None:
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self._console)
+            self._bar.start()
+            self._task = self._bar.add_task(self._job.name, total=self._job.budget.trials)
+        assert self._task is not None
+        done, text = self._text()
+        self._bar.update(self._task, completed=done, description=f"{self._job.name}: {text}")
+
+    def _show_line(self) -> None:
+        done, text = self._text()
+        budget = self._job.budget.trials
+        line = f"{done} of {budget} trials: {text}" if budget else f"{done} trials: {text}"
+        if line != self._shown:
+            self._shown = line
+            self._console.print(line, highlight=False)
+
+    def _text(self) -> tuple[int, str]:
+        outcomes = [entry.outcome for entry in self._history.entries.values() if entry.outcome and entry.attempts]
+        failed = sum(outcome.fitness is None for outcome in outcomes)
+        best = best_entry(self._history, self._job)
+        parts = [f"best {best.outcome.fitness:.4f} (trial {best.trial.number})" if best and best.outcome else "no result yet"]
+        if failed:
+            parts.append(f"{failed} failed")
+        return len(outcomes), ", ".join(parts)
+
+
+def best_entry(history: History, job: Job) -> Entry | None:
+    return history.best(maximize=job.objective.direction == "maximize", fidelity=job.full_fidelity)
+
+
+def print_result(console: Console, folder: RunFolder, summary: dict[str, Any], history: History) -> None:
+    """The end of a run in a few lines: the best network, its accuracies, utilization, and where everything is."""
+    trials, best = summary["trials"], summary["best"]
+    console.print(
+        f"[bold]{summary['name']}[/bold] {summary['state']}"
+        + (f" ({summary['reason']})" if summary["reason"] else "")
+        + f": {trials['completed']} completed, {trials['failed']} failed, {trials['infeasible']} infeasible, "
+        f"{summary['wall_seconds']:.0f} s on {summary['ranks']} rank{'s' * (summary['ranks'] != 1)}",
+        highlight=False,
+    )
+    if best is None:
+        console.print("no trial completed, so there is no best network", highlight=False)
+    else:
+        entry = history.entries[best["trial"]]
+        console.print(f"best network (trial {best['trial']}, {entry.trial.n_parameters:,} parameters):", highlight=False)
+        for line in describe(entry.trial.descriptor):
+            console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"validation {summary['metric']} {best['fitness']:.4f}", highlight=False)
+        test = best["test"]
+        if test and summary["metric"] in test:
+            console.print(f"test {summary['metric']} {test[summary['metric']]:.4f}", highlight=False)
+        elif test and "error" in test:
+            console.print(f"the test part could not be scored: {test['error']}", highlight=False)
+    if summary["utilization"] is not None:
+        console.print(f"utilization {summary['utilization']:.1%}", highlight=False)
+    console.print(f"history {summary['history_sha256']}", highlight=False, soft_wrap=True)
+    console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
+
+
+def describe(descriptor: dict[str, Any]) -> list[str]:
+    """One line for each layer: name, kind, parameters, and where its inputs come from."""
+    lines = []
+    for layer in descriptor["layers"]:
+        parameters = ", ".join(f"{key}={value}" for key, value in layer["parameters"].items())
+        inputs = f" {layer['join']} ".join(layer["inputs"])
+        came = f" <- {inputs}" if inputs else ""
+        lines.append(f"{layer['name']}: {layer['kind']}({parameters}){came}")
+    return lines

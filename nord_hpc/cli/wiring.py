@@ -1,0 +1,341 @@
+"""Wires the parts of a search together, for one process or for the ranks of a world, and runs it to an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from nord_hpc import job as jobs
+from nord_hpc.cli.machine import fingerprint, source_commit
+from nord_hpc.cluster.coordinator import Coordinator, End
+from nord_hpc.cluster.master import MasterMeter, run_master
+from nord_hpc.cluster.messages import Setup, Stop
+from nord_hpc.cluster.scheduler import TrialMaker, make_scheduler
+from nord_hpc.cluster.transport_inline import InlineTransport
+from nord_hpc.errors import BadInput
+from nord_hpc.interfaces import DataParallel, Evaluator, Transport
+from nord_hpc.job import Job
+from nord_hpc.logs import log_to_file
+from nord_hpc.seeding import derived_seed
+from nord_hpc.store.history import History
+from nord_hpc.store.journal import Journal
+from nord_hpc.store.run_folder import RunFolder, changed_fields
+from nord_hpc.store import snapshot
+from nord_hpc.store.snapshot import Snapshots
+from nord_hpc.trial import gang_size
+
+if TYPE_CHECKING:
+    from nord_hpc.cluster.transport_mpi import World
+
+log = logging.getLogger(__name__)
+
+Prepare = Callable[[], RunFolder]
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
+LEAVE_SECONDS = 20.0
+"""From the end of the search until a rank that is stuck in leaving is ended."""
+
+
+class StopSignals:
+    """Remembers that the user or the batch system wants the search to stop."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.reason = f"signal {signal.Signals(number).name}"
+
+    def stopped(self) -> bool:
+        return self.reason is not None
+
+
+def make_evaluator(job: Job, folder: RunFolder) -> Evaluator:
+    cls, options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
+    evaluator: Evaluator = cls(options, job=job, folder=job.folder, weights_folder=folder.weights)
+    return evaluator
+
+
+def connector(job: Job) -> Callable[[Any], DataParallel]:
+    """What opens the job's data-parallel backend for a gang."""
+
+    def connect(gang: Any) -> DataParallel:
+        from nord_hpc.data_parallel import GangPlace, choose
+
+        place = GangPlace(
+            rank=gang.rank,
+            size=gang.size,
+            key=getattr(gang, "key", "inline"),
+            communicator=getattr(gang, "communicator", None),
+        )
+        return choose(job.resources.backend, size=gang.size, folder=job.folder).open(place)
+
+    return connect
+
+
+def check_gang(job: Job, n_workers: int) -> None:
+    """Fewer ranks than a gang wants are fine where the fitness does not depend on them.
+
+    Raises:
+        BadInput: it does.
+    """
+    resources = job.resources
+    size = gang_size(wanted=resources.gang, shards=resources.shards, n_workers=n_workers)
+    if size == resources.gang:
+        return
+    if resources.exact:
+        log.warning("resources.gang is %d, but there are %d workers: gangs of %d are used", resources.gang, n_workers, size)
+        return
+    raise BadInput(
+        f"resources.gang is {resources.gang}, but there are {n_workers} workers, and with the fast reduction the fitness "
+        f"would depend on it; start {resources.gang + 1} ranks or more, or set resources.gang={size} or "
+        f"resources.reduction=exact"
+    )
+
+
+def run_inline(folder: RunFolder, *, on_tick: Callable[[], None], accept_changes: bool = False) -> int:
+    """Run or continue a search in this process alone; returns the exit code."""
+    signals = StopSignals()
+    job = folder.job()
+    log_to_file(folder.logs / "rank-0.log")
+    os.environ.setdefault("OMP_NUM_THREADS", str(job.resources.threads))
+    evaluator = make_evaluator(job, folder)
+    transport = InlineTransport(
+        evaluator, connect=connector(job), machine=fingerprint(job), stopped=signals.stopped
+    )
+    return _master(
+        folder, job, evaluator, transport, signals=signals, ranks=1, on_tick=on_tick, accept_changes=accept_changes
+    )
+
+
+def run_ranks(
+    world: World,
+    prepare: Prepare,
+    *,
+    on_tick: Callable[[], None],
+    accept_changes: bool = False,
+) -> int:
+    """Be one rank of a search: rank 0 is the master, the others are workers; returns the exit code of this rank.
+
+    Args:
+        prepare: makes or opens the run folder; called on rank 0 alone.
+    """
+    if world.rank == 0:
+        return _master_rank(world, prepare, on_tick=on_tick, accept_changes=accept_changes)
+    return _worker_rank(world)
+
+
+def _master_rank(
+    world: World, prepare: Prepare, *, on_tick: Callable[[], None], accept_changes: bool
+) -> int:
+    from nord_hpc.cluster.transport_mpi import MpiTransport
+
+    signals = StopSignals()
+    transport = MpiTransport(world)
+    try:
+        folder = prepare()
+        job = folder.job()
+        check_gang(job, world.size - 1)
+        log_to_file(folder.logs / "rank-0.log")
+        evaluator = make_evaluator(job, folder)
+        code = _master(
+            folder,
+            job,
+            evaluator,
+            transport,
+            signals=signals,
+            ranks=world.size,
+            on_tick=on_tick,
+            accept_changes=accept_changes,
+        )
+    except BadInput:
+        for rank in transport.worker_ranks():
+            transport.send(rank, Setup(0, None))
+            transport.send(rank, Stop(0, abandon=True))
+        transport.flush(5.0)
+        raise
+    except Exception:
+        _say_rank(0)
+        world.abort(FAILED)
+        raise
+    transport.flush(5.0)
+    return code
+
+
+def _worker_rank(world: World) -> int:
+    from nord_hpc.cluster.transport_mpi import MpiWorker
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the master decides what a signal means, and tells
+    worker = MpiWorker(world)
+    setup = worker.setup()
+    if setup.folder is None:
+        return BAD_INPUT
+    try:
+        folder = RunFolder(Path(setup.folder))
+        job = folder.job()
+        log_to_file(folder.logs / f"rank-{world.rank}.log")
+        evaluator = make_evaluator(job, folder)
+        worker.serve(evaluator, connect=connector(job), machine=fingerprint(job))
+    except Exception:
+        _say_rank(world.rank)
+        world.abort(FAILED)
+        raise
+    return DONE
+
+
+def _master(
+    folder: RunFolder,
+    job: Job,
+    evaluator: Evaluator,
+    transport: Transport,
+    *,
+    signals: StopSignals,
+    ranks: int,
+    on_tick: Callable[[], None],
+    accept_changes: bool,
+) -> int:
+    """Run the master's side to its end; whatever happens, the journal says how it ended."""
+    with Journal(folder.journal_file) as journal:
+        history = History(journal.records)
+        check_unchanged(history, folder, job, accept_changes=accept_changes)
+        coordinator = _make_coordinator(job, folder, evaluator, history, n_workers=len(transport.worker_ranks()))
+        epoch = len(history.lives) + 1
+        begin = {
+            "kind": "run",
+            "epoch": epoch,
+            "ranks": ranks,
+            "host": socket.gethostname(),
+            "machine": fingerprint(job),
+            "job": job.to_json(),
+            "code": folder.code_digests(),
+            "commit": source_commit(),
+        }
+        journal.append({**begin, "at": transport.now()})
+        journal.sync()
+        meter = MasterMeter()
+        try:
+            state = snapshot.resume_state(folder.snapshot_file, history)
+            coordinator.restore(history, state, at=transport.now())
+            del history, state
+            for rank in transport.worker_ranks():
+                transport.send(rank, Setup(epoch, str(folder.path.resolve())))
+            snapshots = Snapshots(folder, coordinator.scheduler.state_dict)
+            end = run_master(
+                coordinator,
+                transport=transport,
+                journal=journal,
+                meter=meter,
+                drop_weights=folder.drop_weights,
+                stop_reason=lambda: signals.reason,
+                on_tick=_both(snapshots.on_tick, on_tick),
+            )
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            journal.append({"kind": "ended", "state": "error", "reason": reason, "at": transport.now()})
+            journal.sync()
+            raise
+        ended = {"kind": "ended", "state": end.state, "reason": end.reason, "master_seconds": meter.seconds}
+        journal.append({**ended, "at": transport.now()})
+        journal.sync()
+        snapshots.write()
+    return _exit_code(end)
+
+
+def _make_coordinator(
+    job: Job, folder: RunFolder, evaluator: Evaluator, history: History, *, n_workers: int
+) -> Coordinator:
+    space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
+    space = space_class(space_options)
+    strategy_class, strategy_options = jobs.options_of("strategy", job.strategy, folder=job.folder)
+    strategy = strategy_class(
+        strategy_options, space=space, seed=derived_seed(job.seed, "strategy"), full_fidelity=job.full_fidelity
+    )
+    maker = TrialMaker(job, space=space, evaluator=evaluator)
+    used = sum(life.last_at - life.began_at for life in history.lives)
+    return Coordinator(
+        job,
+        scheduler=make_scheduler(job, strategy=strategy, maker=maker),
+        epoch=len(history.lives) + 1,
+        n_workers=n_workers,
+        seconds_left=None if job.budget.hours is None else max(0.0, job.budget.hours * 3600.0 - used),
+    )
+
+
+def check_unchanged(history: History, folder: RunFolder, job: Job, *, accept_changes: bool) -> None:
+    """Refuse to continue a run with another job or other plug-in files, unless told to accept."""
+    if not history.lives:
+        return
+    first = history.lives[0]
+    changed = changed_fields(first.job, job.to_json())
+    changed += [f"code/{name}" for name in changed_fields(first.code, folder.code_digests())]
+    if changed and not accept_changes:
+        raise BadInput(
+            f"{folder.path}: the job is not the one that was started: {', '.join(changed)} changed; "
+            f"restore it, start a new run, or accept with --accept-changes"
+        )
+    machine = fingerprint(job)
+    if machine != history.lives[-1].machine:
+        names = ", ".join(changed_fields(history.lives[-1].machine, machine))
+        log.warning("this run continues on another machine (%s): trials may differ from the first machine's to the bit", names)
+
+
+def _exit_code(end: End) -> int:
+    return DONE if end.state == "finished" else INTERRUPTED
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
+
+
+def _say_rank(rank: int) -> None:
+    error = sys.exc_info()[1]
+    text = traceback.format_exc()
+    log.error("rank %d ends: %s", rank, text)
+    sys.stderr.write(f"rank {rank} on {socket.gethostname()}: {type(error).__name__}\n{text}")
+    sys.stderr.flush()
+
+
+@dataclass(slots=True)
+class Leaving:
+    """The exit code with which the process leaves."""
+
+    code: int = FAILED
+
+
+@contextlib.contextmanager
+def bounded_exit() -> Iterator[Leaving]:
+    """After the body, the process ends within `LEAVE_SECONDS`, even if MPI_Finalize or a thread of the user hangs."""
+    leaving = Leaving()
+    yield leaving
+
+    def leave() -> None:
+        log.warning("leaving took more than %.0f s; the process ends now", LEAVE_SECONDS)
+        os._exit(leaving.code)
+
+    timer = threading.Timer(LEAVE_SECONDS, leave)
+    timer.daemon = True
+    timer.start()
+
+
+def on_stop_signals(call: Callable[[], None]) -> None:
+    """Call this for each request of the user or the batch system to stop."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda _number, _frame: call())

@@ -1,0 +1,1 @@
+"""The master, its workers, and how they reach each other. Knows no torch."""

@@ -1,0 +1,374 @@
+"""The coordinator: a pure state machine that turns events into actions. It has no clock, no MPI, no files.
+
+Events carry their time. Actions are carried out by the master in order, with all records durable before anything is
+sent. The simulated transport runs it through thousands of random faults.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+from nord_hpc.cluster.gangs import RankPool
+from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestReport, TestTask, ToWorker
+from nord_hpc.cluster.scheduler import Scheduler
+from nord_hpc.job import Job
+from nord_hpc.store.history import History, outcome_to_json, trial_to_json
+from nord_hpc.trial import FailureKind, Fidelity, FinishedTrial, Json, Outcome, Trial, TrialState, gang_size
+
+HANG_GRACE_SECONDS = 30.0
+"""Beyond a trial's own limit, which its ranks check between steps, before they are taken to hang."""
+
+TEST_LIMIT_SECONDS = 1800.0
+STOP_GRACE_SECONDS = 8.0
+"""For busy ranks to leave their trials after a stop, before the search ends without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankLost:
+    """Event: a rank is gone for good."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Event: the user, the scheduler of the machine or the hours budget wants the search to stop."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Event: time has passed."""
+
+
+Event = Hello | Report | TestReport | RankLost | StopRequested | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Action: append this to the journal."""
+
+    record: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Action: send this message, once all records before it are durable."""
+
+    rank: int
+    message: ToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class DropWeights:
+    """Action: the weights of this trial are not among the best any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Action: the search ends here; `state` is finished or interrupted."""
+
+    state: str
+    reason: str | None
+
+
+Action = Record | Send | DropWeights | End
+
+
+@dataclass(slots=True)
+class Running:
+    """An attempt that ranks work on. `silent` are those that have not reported."""
+
+    trial: Trial
+    attempt: int
+    ranks: tuple[int, ...]
+    silent: set[int]
+
+
+@dataclass(slots=True)
+class Best:
+    """The best committed trials of full fidelity by score, for the weights to keep; ties go to the lower number."""
+
+    keep: int
+    full_fidelity: Fidelity
+    heap: list[tuple[float, int]] = field(default_factory=list)
+    top: FinishedTrial | None = None
+
+    def add(self, finished: FinishedTrial) -> int | None:
+        """Take note of a committed trial; returns the number of a trial that is not among the best."""
+        number = finished.trial.number
+        if finished.score is None or finished.trial.fidelity != self.full_fidelity:
+            return number
+        heapq.heappush(self.heap, (finished.score, -number))
+        if self.top is None or max(self.heap)[1] == -number:
+            self.top = finished
+        return -heapq.heappop(self.heap)[1] if len(self.heap) > self.keep else None
+
+    def threshold(self) -> float | None:
+        """The score below which weights are not worth keeping; None while there is room."""
+        return self.heap[0][0] if len(self.heap) >= self.keep else None
+
+
+class Coordinator:
+    """Trials, ranks and the order of results, in one place.
+
+    Attributes:
+        n_finished: trials whose results came in during this life.
+        ended: the last action, once the search has ended.
+    """
+
+    def __init__(self, job: Job, *, scheduler: Scheduler, epoch: int, n_workers: int, seconds_left: float | None) -> None:
+        """A coordinator for a search that has not begun; `restore` makes it continue one.
+
+        Args:
+            epoch: of this master, one more than the last one's.
+            n_workers: worker ranks that exist; gangs are sized by this number.
+            seconds_left: of the hours budget, or None.
+        """
+        self.job = job
+        self.scheduler = scheduler
+        self.pool = RankPool()
+        self.running: dict[int, Running] = {}
+        self.best = Best(job.checkpoint.keep_weights, job.full_fidelity)
+        self.n_finished = 0
+        self.ended: End | None = None
+        self._epoch = epoch
+        self._n_workers = n_workers
+        self._seconds_left = seconds_left
+        self._began_at: float | None = None
+        self._virtual = job.order.mode == "virtual"
+        self._actions: list[Action] = []
+        self._waiting: list[tuple[int, int, Trial]] = []
+        self._attempts: dict[int, int] = {}
+        self._lost: dict[int, int] = {}
+        self._stopping: str | None = None
+        self._stop_deadline = 0.0
+        self._out_of_hours = False
+        self._tested = False
+        self._test_rank: int | None = None
+
+    def restore(self, history: History, state: Json | None, *, at: float) -> None:
+        """Go on from a recorded history: results are kept, trials that were running wait to be started again.
+
+        Args:
+            state: of the scheduler at some point of that history, from a snapshot; None to go through all of it.
+        """
+        for number, entry in history.entries.items():
+            if entry.outcome is None:
+                self._attempts[number] = max((attempt.number for attempt in entry.attempts), default=0)
+                self._lost[number] = entry.n_lost
+        self._tested = history.test is not None
+        proposed, committed = self.scheduler.restore(history, state)
+        self._take_note(
+            [trial for trial in proposed if trial.number not in history.entries], committed[len(history.commit_order) :], at=at
+        )
+        for finished in committed[: len(history.commit_order)]:
+            self._rank_by_score(finished)
+        for trial in proposed:
+            entry = history.entries.get(trial.number)
+            if entry is not None and entry.outcome is None:
+                self._wait_or_give_up(trial, reason="its ranks were lost", at=at)
+
+    def handle(self, event: Event, *, at: float) -> None:
+        """Take in one event. `at` is in seconds and never falls."""
+        if self._began_at is None:
+            self._began_at = at
+        match event:
+            case Report():
+                self._on_report(event, at=at)
+            case Hello():
+                self.pool.add(event.rank, event.host)
+            case TestReport():
+                self._on_test_report(event, at=at)
+            case RankLost():
+                self._on_lost(event.rank, event.reason, at=at)
+            case StopRequested():
+                self._on_stop(event.reason, at=at)
+            case Tick():
+                self._on_tick(at=at)
+
+    def step(self, *, at: float) -> list[Action]:
+        """What follows from the events so far: commits, proposals, dispatch, the end. Call after each batch of events."""
+        if self.ended is None:
+            if self._stopping is not None:
+                if not self._busy() or at > self._stop_deadline:
+                    self._end("interrupted", self._stopping, at=at)
+            elif self._out_of_hours:
+                if not self.running:
+                    self._finish("the hours budget is used up", at=at)
+            else:
+                self._advance(at=at)
+                self._dispatch(at=at)
+                if self.scheduler.finished:
+                    self._finish(None, at=at)
+                elif not self.running and self._n_workers == 0:
+                    self._end("interrupted", "no worker is left", at=at)
+        actions, self._actions = self._actions, []
+        return actions
+
+    # Events
+
+    def _on_report(self, report: Report, *, at: float) -> None:
+        self.pool.release(report.rank, report.number)
+        running = self.running.get(report.number)
+        if running is None or report.epoch != self._epoch or report.attempt != running.attempt:
+            return
+        running.silent.discard(report.rank)
+        if report.outcome is not None:
+            self._on_outcome(running, report.outcome, at=at)
+        elif report.stopped:
+            del self.running[report.number]
+        elif not running.silent and self._stopping is None:
+            self._on_broken(running, report.broken or "no member of the gang gave a result", at=at)
+
+    def _on_outcome(self, running: Running, outcome: Outcome, *, at: float) -> None:
+        number = running.trial.number
+        del self.running[number]
+        self.n_finished += 1
+        fields = {"number": number, "attempt": running.attempt, "outcome": outcome_to_json(outcome)}
+        self._record({"kind": "finished", **fields}, at=at)
+        self.scheduler.finish(number, outcome)
+
+    def _on_broken(self, running: Running, reason: str, *, at: float) -> None:
+        """All members are back without a result: an attempt is used up, whoever was to blame."""
+        number = running.trial.number
+        del self.running[number]
+        self._record({"kind": "lost", "rank": running.ranks[0], "reason": reason}, at=at)
+        self._lost[number] = self._lost.get(number, 0) + 1
+        self._wait_or_give_up(running.trial, reason=reason, at=at)
+
+    def _on_lost(self, rank: int, reason: str, *, at: float) -> None:
+        if rank not in self.pool:
+            return
+        self.pool.remove(rank)
+        self._n_workers -= 1
+        self._record({"kind": "lost", "rank": rank, "reason": reason}, at=at)
+        if rank == self._test_rank:
+            self._test_rank = None
+        for running in list(self.running.values()):
+            if rank in running.ranks:
+                del self.running[running.trial.number]
+                self._lost[running.trial.number] = self._lost.get(running.trial.number, 0) + 1
+                if self._stopping is None:
+                    self._wait_or_give_up(running.trial, reason=reason, at=at)
+
+    def _on_test_report(self, report: TestReport, *, at: float) -> None:
+        self.pool.release(report.rank, report.number)
+        if report.epoch != self._epoch or report.rank != self._test_rank:
+            return
+        self._test_rank = None
+        self._tested = True
+        metrics = report.metrics if report.metrics is not None else {"error": report.error}
+        self._record({"kind": "test", "number": report.number, "metrics": metrics}, at=at)
+
+    def _on_stop(self, reason: str, *, at: float) -> None:
+        if self._stopping is None and self.ended is None:
+            self._stopping = reason
+            self._stop_deadline = at + STOP_GRACE_SECONDS
+            for rank in self.pool.ranks():
+                self._send(rank, Stop(self._epoch, abandon=True))
+
+    def _on_tick(self, *, at: float) -> None:
+        for rank in self.pool.overdue(at):
+            self._on_lost(rank, f"rank {rank} has not answered within the limit of its trial", at=at)
+        if self._seconds_left is not None and self._began_at is not None and at - self._began_at >= self._seconds_left:
+            self._out_of_hours = True
+
+    # Steps
+
+    def _advance(self, *, at: float) -> None:
+        gang = gang_size(wanted=self.job.resources.gang, shards=self.job.resources.shards, n_workers=max(1, self._n_workers))
+        room = len(self.pool.idle()) // gang - len(self._waiting)
+        proposed, committed = self.scheduler.advance(room=room)
+        self._take_note(proposed, committed, at=at)
+
+    def _take_note(self, proposed: list[Trial], committed: list[FinishedTrial], *, at: float) -> None:
+        """Record what the scheduler did, and queue what can be trained."""
+        after = self.scheduler.ledger.n_committed
+        for trial in proposed:
+            self._record({"kind": "proposed", "trial": trial_to_json(trial), "after": after}, at=at)
+            if trial.infeasible is None:
+                self._wait(trial)
+        if committed:
+            self._record({"kind": "committed", "numbers": [finished.trial.number for finished in committed]}, at=at)
+            for finished in committed:
+                self._rank_by_score(finished)
+
+    def _rank_by_score(self, finished: FinishedTrial) -> None:
+        self._attempts.pop(finished.trial.number, None)
+        self._lost.pop(finished.trial.number, None)
+        dropped = self.best.add(finished)
+        if dropped is not None:
+            self._actions.append(DropWeights(dropped))
+
+    def _wait(self, trial: Trial) -> None:
+        heapq.heappush(self._waiting, (trial.virtual_finish if self._virtual else 0, trial.number, trial))
+
+    def _wait_or_give_up(self, trial: Trial, *, reason: str, at: float) -> None:
+        n_lost = self._lost.get(trial.number, 0)
+        if n_lost < self.job.limits.attempts:
+            self._wait(trial)
+            return
+        text = f"{reason}; given up after {n_lost} attempts (limits.attempts)"
+        outcome = Outcome(state=TrialState.FAILED, failure=FailureKind.LOST, reason=text)
+        fields = {"number": trial.number, "attempt": self._attempts[trial.number], "outcome": outcome_to_json(outcome)}
+        self._record({"kind": "finished", **fields}, at=at)
+        self.scheduler.finish(trial.number, outcome)
+
+    def _dispatch(self, *, at: float) -> None:
+        while self._waiting and self._n_workers:
+            trial = self._waiting[0][2]
+            size = gang_size(wanted=trial.gang, shards=trial.shards, n_workers=self._n_workers)
+            limit = self._limit_seconds(trial)
+            ranks = self.pool.take(size, trial.number, deadline=at + limit + HANG_GRACE_SECONDS)
+            if ranks is None:
+                return
+            heapq.heappop(self._waiting)
+            self._start(trial, ranks, limit, at=at)
+
+    def _start(self, trial: Trial, ranks: tuple[int, ...], limit_seconds: float, *, at: float) -> None:
+        attempt = self._attempts.get(trial.number, 0) + 1
+        self._attempts[trial.number] = attempt
+        self.running[trial.number] = Running(trial, attempt, ranks, silent=set(ranks))
+        self._record({"kind": "started", "number": trial.number, "attempt": attempt, "ranks": list(ranks)}, at=at)
+        task = Task(self._epoch, trial, attempt, ranks, limit_seconds, self.best.threshold())
+        for rank in ranks:
+            self._send(rank, task)
+
+    def _limit_seconds(self, trial: Trial) -> float:
+        if self.job.limits.trial_seconds is not None:
+            return self.job.limits.trial_seconds
+        return 60.0 + 30.0 * trial.cost / 1e6
+
+    def _finish(self, reason: str | None, *, at: float) -> None:
+        """The budget is used up: score the best on the test part, once, then end."""
+        best = self.best.top
+        if best is None or self._tested:
+            self._end("finished", reason, at=at)
+        elif self._test_rank is None and self._n_workers == 0:
+            self._end("interrupted", "no worker is left to score the best network on the test part", at=at)
+        elif self._test_rank is None:
+            ranks = self.pool.take(1, best.trial.number, deadline=at + TEST_LIMIT_SECONDS)
+            if ranks is not None:
+                self._test_rank = ranks[0]
+                self._send(ranks[0], TestTask(self._epoch, best.trial))
+
+    def _end(self, state: str, reason: str | None, *, at: float) -> None:
+        for rank in self.pool.ranks():
+            self._send(rank, Stop(self._epoch, abandon=True))
+        self.ended = End(state, reason)
+        self._actions.append(self.ended)
+
+    def _busy(self) -> bool:
+        return len(self.pool.idle()) < len(self.pool)
+
+    def _record(self, record: dict[str, Json], *, at: float) -> None:
+        self._actions.append(Record({**record, "at": at}))
+
+    def _send(self, rank: int, message: ToWorker) -> None:
+        self._actions.append(Send(rank, message))

@@ -1,0 +1,96 @@
+"""The master's loop: events from the transport to the coordinator, its actions to the journal, the disk and the ranks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nord_hpc.cluster.coordinator import Coordinator, DropWeights, End, Record, Send, StopRequested, Tick
+from nord_hpc.interfaces import Transport
+from nord_hpc.store.journal import Appendable
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+PROGRESS_SECONDS = 10.0
+
+
+class MasterMeter:
+    """CPU seconds that the master spends on events and actions: all but waiting for messages."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def start(self) -> None:
+        self._started = time.thread_time()
+
+    def stop(self) -> None:
+        self.seconds += time.thread_time() - self._started
+
+
+def run_master(
+    coordinator: Coordinator,
+    *,
+    transport: Transport,
+    journal: Appendable,
+    meter: MasterMeter,
+    drop_weights: Callable[[int], None],
+    stop_reason: Callable[[], str | None],
+    on_tick: Callable[[], None] = lambda: None,
+) -> End:
+    """Run a search to its end.
+
+    Records are durable before any message that follows from them leaves: one fsync for each round of events.
+
+    Args:
+        drop_weights: removes the kept weights of a trial.
+        stop_reason: why the search should stop now, or None.
+        on_tick: called a few times a second, for progress and snapshots.
+    """
+    next_tick = transport.now()
+    next_progress = next_tick + PROGRESS_SECONDS
+    while True:
+        meter.start()
+        at = transport.now()
+        reason = stop_reason()
+        if reason is not None:
+            coordinator.handle(StopRequested(reason), at=at)
+        if at >= next_tick:
+            next_tick = at + TICK_SECONDS
+            coordinator.handle(Tick(), at=at)
+            on_tick()
+        if at >= next_progress:
+            next_progress = at + PROGRESS_SECONDS
+            journal.append({"kind": "progress", "master_seconds": meter.seconds, "at": at})
+        end = _carry_out(coordinator.step(at=at), journal, transport, drop_weights)
+        meter.stop()
+        if end is not None:
+            return end
+        for _, message in transport.receive(TICK_SECONDS):
+            meter.start()
+            coordinator.handle(message, at=transport.now())
+            meter.stop()
+
+
+def _carry_out(
+    actions: list[Any], journal: Appendable, transport: Transport, drop_weights: Callable[[int], None]
+) -> End | None:
+    sends: list[Send] = []
+    end: End | None = None
+    for action in actions:
+        match action:
+            case Record():
+                journal.append(action.record)
+            case Send():
+                sends.append(action)
+            case DropWeights():
+                drop_weights(action.number)
+            case End():
+                end = action
+    journal.sync()
+    for send in sends:
+        transport.send(send.rank, send.message)
+    return end

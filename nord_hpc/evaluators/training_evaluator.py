@@ -1,0 +1,312 @@
+"""The evaluator that trains: descriptor to network to fitness on the validation part, and to a score on the test part.
+
+The master examines candidates with it, by integer arithmetic and without torch; workers evaluate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from nord_hpc import seeding
+from nord_hpc.builder.heads import Head
+from nord_hpc.builder.plan import NetworkPlan, plan
+from nord_hpc.data_parallel.single import SingleGang
+from nord_hpc.datasets.dataset import Dataset, open_dataset
+from nord_hpc.descriptor import NeuralDescriptor
+from nord_hpc.errors import BadInput, Infeasible, StoreError
+from nord_hpc.interfaces import Control, DataParallel, Gang
+from nord_hpc.job import Job, Settings
+from nord_hpc.training import checks, metrics
+from nord_hpc.training.batches import MIN_SHARD_SAMPLES, plan_batches
+from nord_hpc.trial import Examination, Fidelity, Json, Outcome, Trial, TrialState
+
+if TYPE_CHECKING:
+    import torch
+
+    from nord_hpc.training.trainer import EpochReport, TrainingData, TrainingResult
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+BYTES_PER_PARAMETER = 4
+EXACT_SHARDS = 8
+"""Shards up to which `reduction: auto` is exact on CPUs, and so needs a gradient for each."""
+
+
+class HeadOptions(Settings):
+    """The dense part behind the searched layers; see `nord_hpc.builder.heads.Head`."""
+
+    kind: Literal["dense", "none"] = "dense"
+    layers: tuple[int, ...] = ()
+    activation: str = "ReLU"
+    batch_norm: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    features: Literal["pooled", "flattened"] = "pooled"
+
+
+class TrainingEvaluator:
+    """Trains each candidate from scratch; its fitness is the job's objective on the validation part at the end.
+
+    Args:
+        job: everything about data, training and resources.
+        folder: that paths and plug-in files of the job are relative to.
+        weights_folder: where trained weights are kept, as trial-NUMBER.safetensors.
+
+    Raises:
+        BadInput: settings that no training can follow.
+    """
+
+    class Options(Settings):
+        """How descriptors become networks, and what is noted of their training.
+
+        Attributes:
+            head: behind the descriptor's last layer.
+            size_policy: to which size maps are scaled where they meet.
+            digests: whether the learning curve carries the digest of the weights after every epoch.
+        """
+
+        head: HeadOptions = HeadOptions()
+        size_policy: Literal["smallest", "largest"] | int | tuple[int, ...] = "smallest"
+        digests: bool = False
+
+    def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:
+        checks.check_job(job)
+        self._options = options
+        self._job = job
+        self._folder = folder
+        self._weights_folder = weights_folder
+        self._head = Head(**options.head.model_dump())
+        self._opened: dict[str, Dataset] = {}
+        self._data: TrainingData | None = None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The job's data, opened now if they are not yet.
+
+        Raises:
+            BadInput: they cannot be read, or do not fit the job.
+        """
+        if not self._opened:
+            self._open("cpu")
+        return next(iter(self._opened.values()))
+
+    def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
+        job, info = self._job, self.dataset.info
+        network_plan = self._plan(descriptor)
+        batches = plan_batches(
+            n_train=info.n_train,
+            fraction=fidelity.fraction,
+            batch_size=job.training.batch_size,
+            shards=job.resources.shards,
+        )
+        memory_bytes = self._memory_bytes(network_plan)
+        if memory_bytes > job.limits.memory_gib * GIB:
+            raise Infeasible(
+                f"the network needs about {memory_bytes / GIB:.2f} GiB to train, more than limits.memory_gib "
+                f"{job.limits.memory_gib:g}"
+            )
+        samples = 3 * batches.samples_used * fidelity.epochs + info.n_validation * max(1, fidelity.epochs)
+        part_steps = batches.steps * fidelity.epochs * job.resources.shards
+        cost = part_steps * (job.cost.step_microseconds + network_plan.n_layers * job.cost.layer_microseconds)
+        cost += network_plan.multiply_adds * samples / job.cost.multiply_adds_per_microsecond
+        return Examination(
+            cost=max(1, round(cost)),
+            n_parameters=network_plan.n_parameters,
+            multiply_adds=network_plan.multiply_adds,
+            memory_bytes=memory_bytes,
+        )
+
+    def evaluate(self, trial: Trial, *, gang: Gang, control: Control, keep_above: float | None) -> Outcome:
+        began = time.perf_counter()
+        # Everything that can fail happens within the connection: leaving it releases the partners.
+        with gang.connect() as data_parallel:
+            network, result, how = self._train(trial, data_parallel=data_parallel, control=control)
+            fitness = result.metrics[self._job.objective.metric]
+            score = fitness if self._job.objective.direction == "maximize" else -fitness
+            if gang.rank == 0 and (keep_above is None or score >= keep_above):
+                self._save(network, trial)
+        return Outcome(
+            TrialState.COMPLETED,
+            fitness=fitness,
+            metrics={
+                **result.metrics,
+                "train_loss": result.curve[-1].train_loss,
+                "curve": [_curve_point(report) for report in result.curve],
+                "steps": result.steps,
+                "samples_used": result.batches.samples_used,
+                "n_parameters": result.n_parameters,
+            },
+            seconds=time.perf_counter() - began,
+            provenance=how,
+        )
+
+    def test(self, trial: Trial, *, control: Control) -> dict[str, Json]:
+        """See `Evaluator.test`. Weights that are missing or damaged are trained again, with the trial's seed."""
+        from nord_hpc.training import weights
+        from nord_hpc.training.data import Part
+        from nord_hpc.training.device import resolve_precision
+        from nord_hpc.training.scoring import score
+        from nord_hpc.training.trainer import autocast_of
+
+        device = self._prepare()
+        path = self._weights_path(trial)
+        network = self._network(trial, device)
+        try:
+            weights.load(network, path, metadata=_metadata(trial))
+            retrained = False
+        except StoreError as error:
+            logger.warning("trial %d is trained again for its test: %s", trial.number, error)
+            network, _, _ = self._train(trial, data_parallel=SingleGang(), control=control)
+            self._save(network, trial)
+            retrained = True
+        dataset = self._open(device.type)
+        part = Part(dataset.test, dataset.info, device=device)
+        values = score(
+            network,
+            part,
+            metrics=metrics.metrics_of(dataset.info.task, n_outputs=dataset.info.n_outputs),
+            batch_size=self._job.training.validation_batch_size,
+            autocast=autocast_of(device, resolve_precision(self._job.training.precision, device)),
+            data_parallel=SingleGang(),
+            control=control,
+            when="on the test part",
+        )
+        return {**values, "n_samples": len(part), "retrained": retrained}
+
+    def _train(
+        self, trial: Trial, *, data_parallel: DataParallel, control: Control
+    ) -> tuple[torch.nn.Module, TrainingResult, dict[str, Json]]:
+        """The trained network of a trial, how its training went, and what it ran on."""
+        from nord_hpc.training.device import resolve_precision, resolve_reduction
+        from nord_hpc.training.trainer import train
+
+        job = self._job
+        device = self._prepare()
+        reduction = resolve_reduction(
+            job.resources.reduction,
+            device=device,
+            shards=trial.shards,
+            sync_batch_norm=job.training.sync_batch_norm,
+        )
+        precision = resolve_precision(job.training.precision, device)
+        network = self._network(trial, device)
+        result = train(
+            network,
+            self._training_data(device),
+            settings=job.training,
+            fidelity=trial.fidelity,
+            shards=trial.shards,
+            seed=trial.seed,
+            reduction=reduction,
+            precision=precision,
+            data_parallel=data_parallel,
+            control=control,
+            digests=self._options.digests,
+        )
+        how: dict[str, Json] = {
+            "backend": data_parallel.name,
+            "gang": data_parallel.size,
+            "reduction": reduction,
+            "threads": job.resources.threads,
+            "device": device.type,
+            "precision": precision,
+        }
+        return network, result, how
+
+    def _prepare(self) -> torch.device:
+        from nord_hpc.training.device import choose_device, prepare_process
+
+        device = choose_device(self._job.resources.device, environ=os.environ)
+        prepare_process(device, threads=self._job.resources.threads)
+        return device
+
+    def _network(self, trial: Trial, device: torch.device) -> torch.nn.Module:
+        """The untrained network of a trial, on its device."""
+        import torch
+
+        from nord_hpc.builder.network import build
+
+        network_plan = self._plan(NeuralDescriptor.from_json(trial.descriptor))
+        network = build(network_plan, seed=seeding.derived_seed(trial.seed, "weights"), folder=self._folder)
+        if device.type == "cuda":
+            return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network
+
+    def _plan(self, descriptor: NeuralDescriptor) -> NetworkPlan:
+        info = self.dataset.info
+        return plan(
+            descriptor,
+            input_shape=info.input_shape,
+            n_outputs=info.n_outputs,
+            head=self._head,
+            size_policy=self._options.size_policy,
+            folder=self._folder,
+        )
+
+    def _memory_bytes(self, network_plan: NetworkPlan) -> int:
+        """Estimated peak of one rank; a function of the job alone, not of the ranks or the device at hand."""
+        resources = self._job.resources
+        exact = resources.reduction == "exact" or (
+            resources.reduction == "auto"
+            and resources.shards <= EXACT_SHARDS
+            and not self._job.training.sync_batch_norm
+        )
+        parts = resources.shards if exact else resources.gang
+        estimate = network_plan.memory_bytes(self._job.training.batch_size // parts)
+        if exact and resources.shards > 1:
+            estimate += resources.shards * network_plan.n_parameters * BYTES_PER_PARAMETER
+        return estimate
+
+    def _open(self, device_type: str) -> Dataset:
+        """The data set for training on a kind of device; opened once."""
+        dataset = self._opened.get(device_type)
+        if dataset is None:
+            dataset = open_dataset(self._job.dataset, folder=self._folder, device=device_type)
+            metrics.check_name(self._job.objective.metric, task=dataset.info.task)
+            n_train, shards = dataset.info.n_train, self._job.resources.shards
+            if n_train < MIN_SHARD_SAMPLES * shards:
+                raise BadInput(
+                    f"dataset: {n_train} training samples do not give each of {shards} shards {MIN_SHARD_SAMPLES} "
+                    f"samples; set resources.shards to at most {max(1, n_train // MIN_SHARD_SAMPLES)}, or use more data"
+                )
+            self._opened[device_type] = dataset
+        return dataset
+
+    def _training_data(self, device: torch.device) -> TrainingData:
+        from nord_hpc.training.data import Part
+        from nord_hpc.training.trainer import TrainingData
+
+        if self._data is None:
+            dataset = self._open(device.type)
+            logger.info("data storage %s: %s", dataset.info.storage, dataset.info.storage_reason)
+            self._data = TrainingData(
+                dataset.info,
+                train=Part(dataset.train, dataset.info, device=device),
+                validation=Part(dataset.validation, dataset.info, device=device),
+            )
+        return self._data
+
+    def _weights_path(self, trial: Trial) -> Path:
+        return self._weights_folder / f"trial-{trial.number}.safetensors"
+
+    def _save(self, network: torch.nn.Module, trial: Trial) -> None:
+        from nord_hpc.training import weights
+
+        weights.save(network, self._weights_path(trial), metadata=_metadata(trial))
+
+
+def _metadata(trial: Trial) -> dict[str, str]:
+    return {"descriptor_hash": trial.descriptor_hash, "trial": str(trial.number), "seed": str(trial.seed)}
+
+
+def _curve_point(report: EpochReport) -> dict[str, Json]:
+    point: dict[str, Json] = {"epoch": report.epoch, "train_loss": report.train_loss, **report.metrics}
+    if report.weights_sha256 is not None:
+        point["weights_sha256"] = report.weights_sha256
+    return point

@@ -1,0 +1,337 @@
+"""The job file: what to search, how, on what data, with what budget. Loads, overrides, validates, says what to set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from nord_hpc import registry
+from nord_hpc.errors import BadInput
+from nord_hpc.trial import Fidelity, Json
+
+
+class Settings(BaseModel):
+    """A section of the job file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Named(BaseModel):
+    """A section that chooses a class by `name`; all other keys are options of that class, checked by its `Options`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DatasetSettings(Named):
+    """Which data, and how much of it.
+
+    Attributes:
+        path: folder or file of the data, for data sets that need one; relative to the job file.
+        fraction: share of the training part that is used at all, above 0 and at most 1.
+        validation: share of the training part that is carved out for validation, stratified, by the data's own seed.
+        split_seed: the data's own seed, so that every job sees one split.
+        storage: where the arrays live; `auto` chooses by size.
+    """
+
+    path: str | None = None
+    fraction: float = Field(1.0, gt=0, le=1)
+    validation: float = Field(0.2, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+    storage: Literal["auto", "device", "host", "mmap"] = "auto"
+
+
+class OptimizerSettings(Named):
+    """`adam`, `adamw`, `sgd` or `rmsprop`, its learning rate, and torch's own further options of it."""
+
+    name: str = "adam"
+    lr: float = Field(0.001, gt=0)
+
+
+class TrainingSettings(Settings):
+    """How a candidate is trained.
+
+    Attributes:
+        epochs: of a trial of full fidelity.
+        batch_size: the global one, over all shards.
+        scale_lr: `linear` multiplies the learning rate by the number of shards.
+        sync_batch_norm: batch statistics over the whole batch and not each shard alone; needs the fast reduction.
+        precision: `auto` is bf16 on GPUs that have it and fp32 on CPUs.
+        validation_batch_size: samples scored at once.
+    """
+
+    epochs: int = Field(1, ge=0)
+    batch_size: int = Field(64, ge=1)
+    optimizer: OptimizerSettings = OptimizerSettings()
+    scale_lr: Literal["none", "linear"] = "none"
+    sync_batch_norm: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    validation_batch_size: int = Field(500, ge=1)
+
+
+class ObjectiveSettings(Settings):
+    """What the search optimizes, on the validation part."""
+
+    metric: str = "accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class BudgetSettings(Settings):
+    """When the search ends: the first limit that is reached. Infeasible candidates do not count as trials."""
+
+    trials: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_is_set(self) -> BudgetSettings:
+        if self.trials is None and self.hours is None:
+            raise ValueError("set trials, hours, or both")
+        return self
+
+
+class ResourceSettings(Settings):
+    """What a trial may use.
+
+    Attributes:
+        shards: logical parts of each batch; part of the trial, as the fitness depends on it.
+        gang: ranks that a trial may use, a divisor of shards; fewer are used where fewer exist.
+        backend: between the ranks of a gang; `auto` is horovod if present, else torch_ddp.
+        reduction: `exact` adds the shards' gradients in one order, so that the fitness does not depend on the ranks;
+            `fast` leaves the sum to the backend. `auto` is exact on CPUs up to 8 shards, else fast.
+        threads: of each rank.
+        device: `auto` is the GPU where there is one.
+    """
+
+    shards: int = Field(1, ge=1)
+    gang: int = Field(1, ge=1)
+    backend: Literal["auto", "horovod", "torch_ddp", "single"] = "auto"
+    reduction: Literal["auto", "exact", "fast"] = "auto"
+    threads: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _gang_divides_shards(self) -> ResourceSettings:
+        if self.shards % self.gang:
+            divisors = [n for n in range(1, self.shards + 1) if self.shards % n == 0]
+            raise ValueError(
+                f"gang {self.gang} does not divide shards {self.shards}; set gang to one of "
+                f"{', '.join(map(str, divisors))}, or shards to a multiple of {self.gang}"
+            )
+        return self
+
+
+    @property
+    def exact(self) -> bool:
+        """Whether the fitness of a trial is independent of the ranks that train it."""
+        if self.reduction == "auto":
+            return self.device != "cuda" and self.shards <= 8
+        return self.reduction == "exact"
+
+
+class OrderSettings(Settings):
+    """In which order results reach the strategy.
+
+    Attributes:
+        mode: `virtual` is repeatable: results are told in the order of predicted finish. `arrival` is not.
+        virtual_gangs: trials in flight in virtual time; at least 1.5 times the real gangs keeps these busy.
+        run_ahead: proposals beyond that, made early where they depend on no result.
+    """
+
+    mode: Literal["virtual", "arrival"] = "virtual"
+    virtual_gangs: int = Field(8, ge=1)
+    run_ahead: int = Field(8, ge=0)
+
+
+class LimitSettings(Settings):
+    """What ends a trial, or the search, before its time.
+
+    Attributes:
+        attempts: starts of a trial whose ranks were lost or hung, before it counts as failed.
+        trial_seconds: wall time of one attempt; None for 60 seconds plus 30 times the predicted time.
+        memory_gib: estimated memory of one rank above which a candidate is infeasible.
+        restarts: of mpirun by `nord-hpc run -n` and `resume -n`, in a row without a trial finished.
+        infeasible_in_a_row: infeasible candidates in a row that end the job, as the space and data do not fit.
+    """
+
+    attempts: int = Field(2, ge=1)
+    trial_seconds: float | None = Field(None, gt=0)
+    memory_gib: float = Field(4.0, gt=0)
+    restarts: int = Field(3, ge=0)
+    infeasible_in_a_row: int = Field(1000, ge=1)
+
+
+class CheckpointSettings(Settings):
+    """What is kept: the weights of the best `keep_weights` trials, at least those of the best one."""
+
+    keep_weights: int = Field(3, ge=1)
+
+
+class CostSettings(Settings):
+    """Coefficients of the predicted cost of a trial, which orders the results in virtual time. Never refitted.
+
+    A training step costs `step_microseconds` + layers x `layer_microseconds`, for each shard, and each sample its
+    forward multiply-adds / `multiply_adds_per_microsecond` (three times that for training).
+    """
+
+    step_microseconds: float = Field(300.0, ge=0)
+    layer_microseconds: float = Field(60.0, ge=0)
+    multiply_adds_per_microsecond: float = Field(4000.0, gt=0)
+
+
+class Job(Settings):
+    """A whole job file, validated. Relative paths and plug-in files are looked for in `folder`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    dataset: DatasetSettings = DatasetSettings(name="digits")
+    space: Named
+    strategy: Named
+    evaluator: Named = Named(name="training")
+    training: TrainingSettings = TrainingSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    budget: BudgetSettings
+    resources: ResourceSettings = ResourceSettings()
+    order: OrderSettings = OrderSettings()
+    limits: LimitSettings = LimitSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    cost: CostSettings = CostSettings()
+
+    _folder: Path = PrivateAttr(default=Path("."))
+
+    @model_validator(mode="after")
+    def _batch_fits_shards(self) -> Job:
+        batch, shards = self.training.batch_size, self.resources.shards
+        if batch % shards:
+            below, above = batch - batch % shards, batch + shards - batch % shards
+            choices = f"{below} or {above}" if below else str(above)
+            raise ValueError(
+                f"training.batch_size {batch} is not divisible by resources.shards {shards}; set batch_size to {choices}"
+            )
+        if batch // shards < 2:
+            raise ValueError(
+                f"training.batch_size {batch} leaves {batch // shards} sample to each of {shards} shards, and batch "
+                f"normalization needs 2; set batch_size to {2 * shards} or more"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
+    def full_fidelity(self) -> Fidelity:
+        return Fidelity(epochs=self.training.epochs)
+
+    def to_json(self) -> dict[str, Json]:
+        """The resolved job; `from_mapping` of it gives an equal job."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_json(), sort_keys=False, width=100)
+
+
+def load(path: Path, *, overrides: Iterable[str] = ()) -> Job:
+    """Read a job file, apply overrides such as "budget.trials=10", and validate everything, options of classes included.
+
+    Raises:
+        BadInput: one line with the file, the field, and what to set.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BadInput(f"{path}: cannot be read: {reason}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: a job file is a mapping with name, space, strategy and budget, not {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return from_mapping(data, folder=path.parent, source=str(path))
+
+
+def from_mapping(data: Mapping[str, Any], *, folder: Path, source: str = "job") -> Job:
+    """Validate a job given as a mapping. See `load`."""
+    try:
+        job = Job.model_validate(data)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {explain(error)}") from error
+    updates = {
+        kind: _with_options(kind, getattr(job, kind), folder=folder, source=source)
+        for kind in ("dataset", "space", "strategy", "evaluator")
+    }
+    job = job.model_copy(update=updates)
+    job._folder = folder
+    return job
+
+
+def options_of(kind: str, section: Named, *, folder: Path) -> tuple[Any, BaseModel]:
+    """The class that a section names, and its validated options."""
+    cls = registry.resolve(kind, section.name, folder=folder)
+    return cls, cls.Options.model_validate(section.options)
+
+
+def _with_options(kind: str, section: Named, *, folder: Path, source: str) -> Named:
+    """The section with the defaults of its class filled in."""
+    try:
+        _, options = options_of(kind, section, folder=folder)
+    except BadInput as error:
+        raise BadInput(f"{source}: {kind}.name: {error}") from error
+    except ValidationError as error:
+        raise BadInput(f"{source}: {explain(error, prefix=(kind,))}") from error
+    return type(section).model_validate({**section.model_dump(), **options.model_dump(mode="json")})
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise BadInput(f"--set {override}: is not FIELD=VALUE, such as --set budget.trials=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {override}: the value is not YAML") from error
+    for depth, part in enumerate(parts[:-1], 1):
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise BadInput(f"--set {override}: {'.'.join(parts[:depth])} is a value, not a section")
+    data[parts[-1]] = value
+
+
+def explain(error: ValidationError, *, prefix: tuple[str, ...] = ()) -> str:
+    """A validation error as one line: the first field at fault, what is wrong, what to set, and how many more there are."""
+    errors = error.errors()
+    first = errors[0]
+    field = ".".join(str(part) for part in (*prefix, *first["loc"]))
+    kind, context, given = first["type"], first.get("ctx", {}), first["input"]
+    if kind == "missing":
+        text = "is missing; set it"
+    elif kind == "extra_forbidden":
+        text = "is not a known key; remove it, or check its spelling and indentation"
+    elif kind == "value_error":
+        text = str(context["error"])
+    elif kind == "literal_error":
+        text = f"{_shown(given)} is not a choice; set {context['expected']}"
+    else:
+        message = first["msg"].removeprefix("Input should be ").removeprefix("a ")
+        text = f"{_shown(given)} is wrong; set {message[0].lower()}{message[1:]}"
+    line = f"{field}: {text}" if field else text
+    more = len(errors) - 1
+    return line + (f" (and {more} more)" if more else "")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""The run folder: what is durable, and how it is read."""

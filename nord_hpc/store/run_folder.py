@@ -1,0 +1,137 @@
+"""The run folder: every path in it comes from here. Made once per search, opened by each resume and each reader."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+from nord_hpc import job as jobs
+from nord_hpc import registry
+from nord_hpc.errors import BadInput
+from nord_hpc.job import Job, Named
+from nord_hpc.store import journal
+from nord_hpc.store.history import History
+
+PLUGIN_SECTIONS = ("dataset", "space", "strategy", "evaluator")
+
+FREE_TO_CHANGE = ("budget", "checkpoint", "dataset.path", "limits.restarts", "limits.trial_seconds", "resources.backend")
+"""Fields of the job that a resume may change: no recorded result depends on them."""
+
+
+class RunFolder:
+    """The paths of a run, and what is read from them as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.job_file = path / "job.yaml"
+        self.journal_file = path / "journal"
+        self.snapshot_file = path / "search.h5"
+        self.report_file = path / "report.html"
+        self.code = path / "code"
+        self.weights = path / "weights"
+        self.logs = path / "logs"
+
+    @classmethod
+    def create(cls, path: Path, job: Job) -> RunFolder:
+        """Make the folder of a new run; the job's plug-in files and relative paths move along.
+
+        Raises:
+            BadInput: it holds a run already, or cannot be written.
+        """
+        folder = cls(path)
+        if folder.job_file.exists() or folder.journal_file.exists():
+            raise BadInput(f"{path}: already holds a run; continue it with: nord-hpc resume {path}")
+        try:
+            for needed in (path, folder.code, folder.weights, folder.logs):
+                needed.mkdir(parents=True, exist_ok=True)
+            moved = folder._with_own_code(job)
+            write_atomically(folder.job_file, moved.to_yaml().encode())
+        except OSError as error:
+            raise BadInput(f"{path}: the run folder cannot be written: {error.strerror}; set --out to another") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of an existing run.
+
+        Raises:
+            BadInput: there is none.
+        """
+        folder = cls(path)
+        if not path.is_dir():
+            raise BadInput(f"{path}: there is no such run folder")
+        if not folder.job_file.is_file():
+            raise BadInput(f"{path}: is not a run folder: it has no job.yaml")
+        return folder
+
+    def job(self, *, overrides: tuple[str, ...] = ()) -> Job:
+        return jobs.load(self.job_file, overrides=overrides)
+
+    def save_job(self, job: Job) -> None:
+        write_atomically(self.job_file, job.to_yaml().encode())
+
+    def history(self) -> History:
+        """What the journal tells at this moment, also while the search runs."""
+        return History(journal.read(self.journal_file)) if self.journal_file.exists() else History()
+
+    def weights_file(self, number: int) -> Path:
+        return self.weights / f"trial-{number}.safetensors"
+
+    def drop_weights(self, number: int) -> None:
+        self.weights_file(number).unlink(missing_ok=True)
+
+    def code_digests(self) -> dict[str, str]:
+        """SHA-256 of each plug-in file."""
+        files = sorted(self.code.glob("*.py")) if self.code.is_dir() else []
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    def _with_own_code(self, job: Job) -> Job:
+        """Copy the plug-in files to code/, and make the job name these copies and absolute data paths."""
+        data = job.to_json()
+        for kind in PLUGIN_SECTIONS:
+            section: Named = getattr(job, kind)
+            file = registry.plugin_file(section.name)
+            if file is not None:
+                source = (job.folder / file).resolve()
+                shutil.copyfile(source, self.code / source.name)
+                data[kind]["name"] = f"code/{source.name}:{section.name.rpartition(':')[2]}"
+        if job.dataset.path is not None:
+            data["dataset"]["path"] = str((job.folder / job.dataset.path).resolve())
+        return jobs.from_mapping(data, folder=self.path, source=str(self.job_file))
+
+
+def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Names of the fields that differ between two resolved jobs and must not change between lives of a run."""
+    return sorted(name for name in _different(before, after, "") if not name.startswith(FREE_TO_CHANGE))
+
+
+def _different(before: Any, after: Any, name: str) -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        fields: list[str] = []
+        for key in {**before, **after}:
+            fields += _different(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+        return fields
+    return [] if before == after else [name]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, fsync it, rename it: readers see the old or the new one, whole."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    journal.sync_folder(path.parent)
+
+

@@ -1,0 +1,64 @@
+"""The optimizers of a job file: which options they have, and their construction over one flat parameter.
+
+Importing this file imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from nord_hpc.errors import BadInput
+from nord_hpc.job import OptimizerSettings
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "adam": ("betas", "eps", "weight_decay", "amsgrad"),
+    "adamw": ("betas", "eps", "weight_decay", "amsgrad"),
+    "rmsprop": ("alpha", "eps", "weight_decay", "momentum", "centered"),
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+}
+"""Name to torch's own options that may stand beside `lr`."""
+
+FUSED = frozenset({"adam", "adamw", "sgd"})
+"""Those that torch can step in one pass over the parameters."""
+
+
+def check(settings: OptimizerSettings) -> None:
+    """Refuse unknown optimizers and options.
+
+    Raises:
+        BadInput: with what to set.
+    """
+    options = OPTIONS.get(settings.name)
+    if options is None:
+        raise BadInput(f"training.optimizer.name: unknown optimizer {settings.name!r}; set one of {', '.join(OPTIONS)}")
+    for option, value in settings.options.items():
+        if option not in options:
+            close = difflib.get_close_matches(option, options, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            known = f"lr, {', '.join(options)}"
+            raise BadInput(f"training.optimizer.{option}: is no option of {settings.name}: {hint}set any of {known}")
+        if isinstance(value, str):
+            raise BadInput(f"training.optimizer.{option}: {value!r} is text; set a number")
+
+
+def build(settings: OptimizerSettings, parameters_P: torch.nn.Parameter, *, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of one flat parameter, which is cheap: its step is one pass over one tensor."""
+    import torch
+
+    classes: dict[str, type[torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+        "sgd": torch.optim.SGD,
+    }
+    options = dict(settings.options)
+    if settings.name in FUSED:
+        options["fused"] = True
+    try:
+        return classes[settings.name]([parameters_P], lr=lr, **options)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"training.optimizer: {error}; correct the options of {settings.name}") from error

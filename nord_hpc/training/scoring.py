@@ -1,0 +1,98 @@
+"""Scores a network on one part of the data: fixed batches, dealt to the ranks of a gang, added in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from nord_hpc.errors import TrialFailed
+from nord_hpc.interfaces import Control, DataParallel
+from nord_hpc.training.data import Part
+from nord_hpc.training.metrics import Metric
+
+
+def score(
+    network: nn.Module,
+    part: Part,
+    *,
+    metrics: Sequence[Metric],
+    batch_size: int,
+    autocast: AbstractContextManager[object],
+    data_parallel: DataParallel,
+    control: Control,
+    when: str,
+) -> dict[str, float]:
+    """The metrics of a network on all samples of a part, each counted once; equal bits on any number of ranks.
+
+    Batch i is scored by rank i modulo the gang's size, whatever that is.
+
+    Args:
+        batch_size: samples of a batch; the last one may have fewer.
+        when: for messages, such as "after epoch 3".
+
+    Raises:
+        TrialFailed: the network's outputs are not all finite.
+    """
+    sums_TK = gather_sums(
+        network,
+        part,
+        metrics=metrics,
+        batch_size=batch_size,
+        autocast=autocast,
+        data_parallel=data_parallel,
+        control=control,
+    )
+    sums_K = [0.0] * len(sums_TK[0])
+    for batch_sums_K in sums_TK:
+        sums_K = [total + value for total, value in zip(sums_K, batch_sums_K, strict=True)]
+    n_bad = int(sums_K[-1])
+    if n_bad:
+        raise TrialFailed(f"the outputs for {n_bad} of {len(part)} samples are not finite {when}", kind="not_finite")
+    values, start = {}, 0
+    for metric in metrics:
+        values[metric.name] = metric.compute(sums_K[start : start + metric.n_sums])
+        start += metric.n_sums
+    return values
+
+
+def gather_sums(
+    network: nn.Module,
+    part: Part,
+    *,
+    metrics: Sequence[Metric],
+    batch_size: int,
+    autocast: AbstractContextManager[object],
+    data_parallel: DataParallel,
+    control: Control,
+) -> list[list[float]]:
+    """Of every batch, in order: the metrics' sums one after the other, then the number of samples not finite."""
+    n_batches = -(-len(part) // batch_size)
+    n_rounds = -(-n_batches // data_parallel.size)
+    width = sum(metric.n_sums for metric in metrics) + 1
+    mine: list[torch.Tensor] = []
+    network.eval()
+    with torch.no_grad():
+        for index in range(data_parallel.rank, n_batches, data_parallel.size):
+            control.check()
+            x_BC, y_B = part[index * batch_size : (index + 1) * batch_size]
+            with autocast:
+                outputs = network(x_BC)
+            mine.append(batch_sums(outputs.float(), y_B, metrics))
+        if not mine:  # more ranks than batches
+            x_BC, _ = part[0:1]
+            mine.append(torch.zeros(width, dtype=torch.float64, device=x_BC.device))
+        mine += [torch.zeros_like(mine[0])] * (n_rounds - len(mine))
+        gathered_RTK = data_parallel.all_gather(torch.stack(mine).view(-1)).view(data_parallel.size, n_rounds, width)
+        # Rank r has batches r, r + size, ...: read by columns, the batches stand in their order.
+        rows: list[list[float]] = gathered_RTK.transpose(0, 1).reshape(-1, width)[:n_batches].tolist()
+    return rows
+
+
+def batch_sums(outputs_BC: torch.Tensor, targets_B: torch.Tensor, metrics: Sequence[Metric]) -> torch.Tensor:
+    """The metrics' sums over one batch, and the number of its samples whose outputs are not finite, float64 [K]."""
+    finite_B = outputs_BC.isfinite().flatten(1).all(1)
+    vectors = [metric.update(outputs_BC, targets_B) for metric in metrics]
+    return torch.cat([*vectors, (~finite_B).sum(dtype=torch.float64).unsqueeze(0)])

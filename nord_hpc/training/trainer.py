@@ -1,0 +1,283 @@
+"""Trains one network on 1 or N ranks in one plain loop. Backends add the gradients; evaluators make the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nord_hpc import seeding
+from nord_hpc.errors import TrialFailed
+from nord_hpc.interfaces import Control, DataParallel
+from nord_hpc.job import TrainingSettings
+from nord_hpc.training import optimizers
+from nord_hpc.training.batches import BatchPlan, epoch_order, noise_seed, plan_batches, subset
+from nord_hpc.training.checks import check_sync_batch_norm
+from nord_hpc.training.data import Info, Part
+from nord_hpc.training.flat import FlatNetwork, ShardBuffers
+from nord_hpc.training.metrics import metrics_of
+from nord_hpc.training.reduction import ExactReduction, FastReduction, Reduction
+from nord_hpc.training.scoring import score
+from nord_hpc.training.sync_batch_norm import synchronize_batch_norm
+from nord_hpc.trial import Fidelity
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The parts of a data set that training may see; the test part is none of them."""
+
+    info: Info
+    train: Part
+    validation: Part
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """One line of a learning curve.
+
+    Attributes:
+        epoch: from 1; 0 is the untrained network, where nothing else is measured.
+        train_loss: mean over the samples that the epoch used, each before its step; None for epoch 0.
+        metrics: on the validation part, after the epoch.
+        weights_sha256: of all parameters and buffers after the epoch, where digests are asked for.
+    """
+
+    epoch: int
+    train_loss: float | None
+    metrics: Mapping[str, float]
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training gave, equal on all ranks.
+
+    Attributes:
+        curve: one report per epoch, or that of the untrained network.
+        batches: sizes and steps of an epoch.
+        steps: in all.
+        n_parameters: trainable ones.
+    """
+
+    curve: tuple[EpochReport, ...]
+    batches: BatchPlan
+    steps: int
+    n_parameters: int
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """On the validation part, at the end."""
+        return self.curve[-1].metrics
+
+
+def train(
+    network: nn.Module,
+    data: TrainingData,
+    *,
+    settings: TrainingSettings,
+    fidelity: Fidelity,
+    shards: int,
+    seed: int,
+    reduction: Literal["exact", "fast"],
+    precision: Literal["fp32", "bf16"],
+    data_parallel: DataParallel,
+    control: Control,
+    digests: bool = False,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> TrainingResult:
+    """Train `network` in place. All members of the gang call it with equal arguments and networks.
+
+    With the exact reduction everything is a function of the arguments alone, whatever the number of ranks: each batch
+    has `shards` equal parts, whose gradients are added in their order. With the fast one a batch has one part per rank.
+
+    Args:
+        network: on the device of the data. Afterwards it holds the trained weights and the buffers of the first shard.
+        shards: a multiple of the gang's size.
+        seed: of the order of the samples and of the noise inside the network.
+        digests: whether reports carry the digest of the weights.
+        on_epoch: called with each report.
+
+    Raises:
+        TrialFailed: a loss or an output is not finite, or memory is short.
+        Infeasible: too few samples for the shards.
+        GangBroken: a partner is gone.
+    """
+    with _short_memory_is_a_failure():
+        training = _Training(
+            network,
+            data,
+            settings=settings,
+            fidelity=fidelity,
+            shards=shards,
+            seed=seed,
+            reduction=reduction,
+            precision=precision,
+            data_parallel=data_parallel,
+            control=control,
+            digests=digests,
+        )
+        curve = []
+        for epoch in range(1, fidelity.epochs + 1) or [0]:
+            report = training.report(epoch, training.train_epoch(epoch) if epoch else None)
+            curve.append(report)
+            if on_epoch is not None:
+                on_epoch(report)
+        training.buffers.show_first(data_parallel)
+    return TrainingResult(
+        curve=tuple(curve),
+        batches=training.batches,
+        steps=training.batches.steps * fidelity.epochs,
+        n_parameters=training.model.n_parameters,
+    )
+
+
+class _Training:
+    """One training in progress, on one rank."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: TrainingData,
+        *,
+        settings: TrainingSettings,
+        fidelity: Fidelity,
+        shards: int,
+        seed: int,
+        reduction: Literal["exact", "fast"],
+        precision: Literal["fp32", "bf16"],
+        data_parallel: DataParallel,
+        control: Control,
+        digests: bool,
+    ) -> None:
+        self.network, self.data, self.settings, self.seed = network, data, settings, seed
+        self.data_parallel, self.control, self.digests = data_parallel, control, digests
+        device, n_train = data.train.device, len(data.train)
+        self.batches = plan_batches(
+            n_train=n_train, fraction=fidelity.fraction, batch_size=settings.batch_size, shards=shards
+        )
+        self.samples_N = subset(n_train, self.batches.n_samples)
+
+        self.parts = shards if reduction == "exact" else data_parallel.size
+        self.slots = self.parts // data_parallel.size
+        if settings.sync_batch_norm:
+            check_sync_batch_norm(enabled=True, reduction=reduction)
+            synchronize_batch_norm(network, data_parallel)
+        self.model = FlatNetwork(network)
+        self.model.share(data_parallel)
+        self.buffers = ShardBuffers(self.model.buffers, slots=self.slots)
+        self.reduction: Reduction = FastReduction(self.model.gradient_P, data_parallel=data_parallel)
+        if reduction == "exact":
+            self.reduction = ExactReduction(self.model.gradient_P, slots=self.slots, data_parallel=data_parallel)
+
+        lr = settings.optimizer.lr * (shards if settings.scale_lr == "linear" else 1)
+        self.optimizer = optimizers.build(settings.optimizer, self.model.parameters_P, lr=lr)
+        self.loss_sum = LOSS_SUMS[data.info.task]
+        self.metrics = metrics_of(data.info.task, n_outputs=data.info.n_outputs)
+        self.autocast = autocast_of(device, precision)
+        self.noise = _Noise(device, seeding.derived_seed(seed, "noise"))
+        self.weight_of_sample = torch.tensor(1 / self.batches.batch, device=device)
+        self.losses_TL = torch.empty((self.batches.steps, self.slots), device=device)
+
+    def train_epoch(self, epoch: int) -> float:
+        """One pass over the data; the mean loss of its samples, each before its step. Never waits for the device."""
+        self.network.train()
+        samples = self.data.train.in_order(epoch_order(self.samples_N, seed=self.seed, epoch=epoch))
+        first_part = self.data_parallel.rank * self.slots
+        for step in range(self.batches.steps):
+            self.control.check()
+            for slot in range(self.slots):
+                part = first_part + slot
+                x_BC, y_B = samples[self.batches.bounds(step, part, parts=self.parts)]
+                self.buffers.enter(slot)
+                self.noise.reseed(epoch=epoch, step=step, part=part)
+                with self.autocast:
+                    outputs = self.network(x_BC)
+                loss = self.loss_sum(outputs.float(), y_B)
+                loss.backward(self.weight_of_sample)  # type: ignore[no-untyped-call]
+                self.losses_TL[step, slot] = loss.detach()
+                self.buffers.leave(slot)
+                self.reduction.after_shard(slot)
+            self.reduction.finish()
+            self.optimizer.step()
+            self.model.gradient_P.zero_()
+        return self._mean_loss(epoch)
+
+    def report(self, epoch: int, train_loss: float | None) -> EpochReport:
+        """Score the trial's weights, with the buffers of its first shard, on the validation part."""
+        self.buffers.show_first(self.data_parallel)
+        values = score(
+            self.network,
+            self.data.validation,
+            metrics=self.metrics,
+            batch_size=self.settings.validation_batch_size,
+            autocast=self.autocast,
+            data_parallel=self.data_parallel,
+            control=self.control,
+            when=f"after epoch {epoch}",
+        )
+        weights_sha256 = self.model.sha256() if self.digests else None
+        self.buffers.go_on()
+        return EpochReport(epoch, train_loss, values, weights_sha256)
+
+    def _mean_loss(self, epoch: int) -> float:
+        """The epoch's loss over all parts; a step whose loss is not finite ends the trial, on all ranks alike."""
+        size, (steps, slots) = self.data_parallel.size, self.losses_TL.shape
+        gathered_RTL = self.data_parallel.all_gather(self.losses_TL.view(-1)).view(size, steps, slots)
+        losses_TS = gathered_RTL.transpose(0, 1).reshape(steps, -1).double().cpu()
+        finite_T = losses_TS.isfinite().all(1)
+        if not finite_T.all():
+            step = int(finite_T.logical_not().nonzero()[0, 0]) + 1
+            raise TrialFailed(
+                f"the training loss is not finite in epoch {epoch}, step {step} of {steps}", kind="not_finite"
+            )
+        return float(losses_TS.sum()) / self.batches.samples_used
+
+
+def _cross_entropy_sum(outputs_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(outputs_BC, targets_B, reduction="sum")
+
+
+def _squared_error_sum(outputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """Over the samples, of the mean over each one's outputs."""
+    total = functional.mse_loss(outputs_BT, targets_BT.view_as(outputs_BT), reduction="sum")
+    return total * (len(outputs_BT) / outputs_BT.numel())
+
+
+LOSS_SUMS = {"classification": _cross_entropy_sum, "regression": _squared_error_sum}
+"""Task to the sum of the samples' losses."""
+
+
+def autocast_of(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[object]:
+    """The context of a forward pass; may be entered again and again."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class _Noise:
+    """The random state of what is random inside a network, such as dropout."""
+
+    def __init__(self, device: torch.device, base: int) -> None:
+        self._base = base
+        self._generators = [torch.default_generator]
+        if device.type == "cuda":
+            self._generators.append(torch.cuda.default_generators[device.index])
+
+    def reseed(self, *, epoch: int, step: int, part: int) -> None:
+        seed = noise_seed(self._base, epoch=epoch, step=step, part=part)
+        for generator in self._generators:
+            generator.manual_seed(seed)
+
+
+@contextmanager
+def _short_memory_is_a_failure() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if not is_short:
+            raise
+        raise TrialFailed(f"out of memory: {str(error).splitlines()[0]}", kind="out_of_memory") from error
