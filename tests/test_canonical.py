@@ -32,9 +32,7 @@ class Graph:
 
     def form(self) -> CanonicalForm:
         names = list(self.labels)
-        return canonical_form(
-            first=names[0], last=names[-1], labels=self.labels, joins=self.joins, inputs=self.inputs
-        )
+        return canonical_form(first=names[0], last=names[-1], labels=self.labels, joins=self.joins, inputs=self.inputs)
 
     def renamed(self, rng: random.Random) -> CanonicalForm:
         """The form of the same graph with other names, nodes in another order, and unordered inputs shuffled."""
@@ -92,10 +90,7 @@ def layered(widths: list[int], related: Callable[[int, int, int], bool]) -> Grap
     edges = [("in", name) for name in layers[0]] + [(name, "out") for name in layers[-1]]
     for layer, (lower, upper) in enumerate(itertools.pairwise(layers)):
         edges += [
-            (source, target)
-            for i, source in enumerate(lower)
-            for j, target in enumerate(upper)
-            if related(layer, i, j)
+            (source, target) for i, source in enumerate(lower) for j, target in enumerate(upper) if related(layer, i, j)
         ]
     names = ["in", *itertools.chain(*layers), "out"]
     return Graph({name: "x" if "," in name else name for name in names}, edges)

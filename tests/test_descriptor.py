@@ -185,7 +185,7 @@ def test_hash_of_a_known_descriptor_stays() -> None:
 
 def test_a_cell_is_one_whatever_holds_its_matrix_and_prunes() -> None:
     """A 7-vertex cell with two dead ones, its matrix as int, bool, float and list, and its layers in reverse order."""
-    pairs = "0-1 0-3 0-5 0-6 1-4 1-5 1-6 2-3 2-5 2-6 3-5 3-6 5-6".split()
+    pairs = ["0-1", "0-3", "0-5", "0-6", "1-4", "1-5", "1-6", "2-3", "2-5", "2-6", "3-5", "3-6", "5-6"]
     matrix = np.zeros((7, 7), dtype=int)
     for pair in pairs:
         matrix[tuple(map(int, pair.split("-")))] = 1

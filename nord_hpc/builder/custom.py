@@ -19,7 +19,8 @@ from nord_hpc.builder.shapes import Inferred, Parameters, Shape, Site, describe
 from nord_hpc.errors import BadInput, Infeasible
 
 _WIDTHS = ("in_channels", "in_features", "num_features")
-_BATCH = 2
+_BATCH = 97
+"""Unlike a number of channels, so that a layer which takes the batch for channels is found out. Costs nothing."""
 
 
 def factory_of(site: Site) -> str:
@@ -31,8 +32,9 @@ def factory_of(site: Site) -> str:
     cls = getattr(torch.nn, site.kind, None)
     if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
         return f"torch.nn:{site.kind}"
-    close = difflib.get_close_matches(site.kind, OPERATIONS, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    known = {kind.lower(): kind for kind in OPERATIONS}
+    close = difflib.get_close_matches(site.kind.lower(), known, n=1)
+    hint = f"did you mean {known[close[0]]}? " if close else ""
     site.refuse(f"is of an unknown kind: {hint}set an operation, a class of torch.nn, MODULE:CLASS or FILE.py:CLASS")
 
 
@@ -75,7 +77,7 @@ def infer(site: Site, factory: str, given: Parameters, shape: Shape, *, folder: 
     finally:
         torch.set_rng_state(state)
     if not isinstance(output, torch.Tensor) or output.dim() < 2 or output.shape[0] != _BATCH:
-        site.refuse(f"does not turn a batch of {_BATCH} into one tensor of {_BATCH} samples")
+        site.refuse(f"does not give one tensor with as many samples as its input, a batch of {_BATCH}")
     return Inferred(
         parameters,
         tuple(output.shape[1:]),

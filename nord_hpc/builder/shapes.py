@@ -163,11 +163,11 @@ def max_pool(dims: int) -> Rule:
 
 
 def average_pool(dims: int) -> Rule:
-    """The mean of each window."""
+    """The mean of each window. In 3-D torch takes no window that is larger than the map without its padding."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
         _require_map(site, shape, dims)
-        completed, sizes, note = _pool_window(site, given, shape, dims, (1,) * dims)
+        completed, sizes, note = _pool_window(site, given, shape, dims, (1,) * dims, inside=dims == 3)
         completed["count_include_pad"] = _flag(site, given, "count_include_pad", True)
         if given.get("divisor_override") is not None:
             completed["divisor_override"] = _positive(site, given, "divisor_override")
@@ -269,50 +269,61 @@ def _convolution_window(
         sides = (0,) * dims
     else:
         sides = _sizes(site, given, "padding", dims, 0, least=0)
-    clamped, note = _clamp(kernel, dilation, sides, shape)
+    clamped = _clamp(kernel, dilation, sides, shape)
     sizes = tuple(
         (size + 2 * side - d * (k - 1) - 1) // step + 1
         for size, side, d, k, step in zip(shape[1:], sides, dilation, clamped, stride, strict=True)
     )
-    return {"kernel_size": clamped, "stride": stride, "padding": sides, "dilation": dilation}, sizes, note
+    return (
+        {"kernel_size": clamped, "stride": stride, "padding": sides, "dilation": dilation},
+        sizes,
+        _note(kernel, clamped, shape),
+    )
 
 
 def _pool_window(
-    site: Site, given: Parameters, shape: Shape, dims: int, dilation: Shape
+    site: Site, given: Parameters, shape: Shape, dims: int, dilation: Shape, *, inside: bool = False
 ) -> tuple[dict[str, Any], Shape, str | None]:
     """Kernel, stride, padding and rounding as torch takes them, the spatial sizes of the output, and a note.
 
-    A kernel that is larger than the padded map is clamped to it, and the padding with it.
+    A kernel that is larger than the padded map is clamped to it, and the padding to half of what is left. Where the
+    padding is `inside`, the kernel is clamped to the map without it.
     """
     kernel = _sizes(site, given, "kernel_size", dims)
     stride = _sizes(site, given, "stride", dims, kernel)
     padding = _sizes(site, given, "padding", dims, 0, least=0)
     ceil_mode = _flag(site, given, "ceil_mode", False)
-    if any(2 * side > d * (k - 1) + 1 for side, d, k in zip(padding, dilation, kernel, strict=True)):
+    if any(2 * side > k for side, k in zip(padding, kernel, strict=True)):
         site.refuse(f"has padding {_text(padding)}, more than half of its kernel {_text(kernel)}")
-    clamped, note = _clamp(kernel, dilation, padding, shape)
-    reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, clamped, strict=True))
-    sides = tuple(min(side, length // 2) for side, length in zip(padding, reach, strict=True))
+    clamped = _clamp(kernel, dilation, (0,) * dims if inside else padding, shape)
+    while any(2 * side > k for side, k in zip(padding, clamped, strict=True)):
+        padding = tuple(min(side, k // 2) for side, k in zip(padding, clamped, strict=True))
+        clamped = _clamp(clamped, dilation, padding, shape)
     sizes = []
-    for size, side, length, step in zip(shape[1:], sides, reach, stride, strict=True):
-        room = size + 2 * side - length
+    for size, side, k, d, step in zip(shape[1:], padding, clamped, dilation, stride, strict=True):
+        room = size + 2 * side - d * (k - 1) - 1
         steps = -(-room // step) if ceil_mode else room // step
         if ceil_mode and steps * step >= size + side:
             steps -= 1
         sizes.append(steps + 1)
-    completed = {"kernel_size": clamped, "stride": stride, "padding": sides, "ceil_mode": ceil_mode}
-    return completed, tuple(sizes), note
+    completed = {"kernel_size": clamped, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    return completed, tuple(sizes), _note(kernel, clamped, shape)
 
 
-def _clamp(kernel: Shape, dilation: Shape, padding: Shape, shape: Shape) -> tuple[Shape, str | None]:
-    """The kernel, no larger than the padded map, and a note where that made it smaller."""
-    clamped = tuple(
+def _clamp(kernel: Shape, dilation: Shape, padding: Shape, shape: Shape) -> Shape:
+    """The kernel, no larger than the padded map."""
+    return tuple(
         k if d * (k - 1) < size + 2 * side else (size + 2 * side - 1) // d + 1
         for k, d, side, size in zip(kernel, dilation, padding, shape[1:], strict=True)
     )
-    if clamped == kernel:
-        return kernel, None
-    return clamped, f"kernel {_text(kernel)} clamped to {_text(clamped)}, as its input is {describe(shape)}"
+
+
+def _note(kernel: Shape, clamped: Shape, shape: Shape) -> str | None:
+    return (
+        None
+        if clamped == kernel
+        else f"kernel {_text(kernel)} clamped to {_text(clamped)}, as its input is {describe(shape)}"
+    )
 
 
 def _padding_mode(site: Site, given: Parameters, window: Mapping[str, Any], shape: Shape) -> str:

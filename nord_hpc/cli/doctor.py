@@ -72,7 +72,7 @@ print(json.dumps({"version": version("horovod"), "mpi": bool(hvd.mpi_built()), "
 """
 
 
-def examine(*, folder: Path = Path("runs")) -> dict[str, Json]:
+def examine(folder: Path = Path("runs")) -> dict[str, Json]:
     """Look at everything, in some seconds.
 
     Args:

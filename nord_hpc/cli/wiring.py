@@ -248,9 +248,6 @@ def _master(
             journal.append({"kind": "ended", "state": "error", "reason": reason, "at": transport.now()})
             journal.sync()
             raise
-        ended = {"kind": "ended", "state": end.state, "reason": end.reason, "master_seconds": meter.seconds}
-        journal.append({**ended, "at": transport.now()})
-        journal.sync()
         snapshots.write()
     return _exit_code(end)
 

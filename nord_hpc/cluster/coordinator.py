@@ -361,6 +361,7 @@ class Coordinator:
     def _end(self, state: str, reason: str | None, *, at: float) -> None:
         for rank in self.pool.ranks():
             self._send(rank, Stop(self._epoch, abandon=True))
+        self._record({"kind": "ended", "state": state, "reason": reason}, at=at)
         self.ended = End(state, reason)
         self._actions.append(self.ended)
 

@@ -68,6 +68,8 @@ def run_master(
         end = _carry_out(coordinator.step(at=at), journal, transport, drop_weights)
         meter.stop()
         if end is not None:
+            journal.append({"kind": "progress", "master_seconds": meter.seconds, "at": at})
+            journal.sync()
             return end
         for _, message in transport.receive(TICK_SECONDS):
             meter.start()

@@ -243,6 +243,8 @@ class _Opening:
         """
         raw = self.source.load()
         settings = self.settings
+        if not isinstance(raw, RawData):
+            raise BadInput(f"dataset {settings.name}: load() gave {type(raw).__name__}; return a RawData")
         try:
             carved = carve_parts(
                 raw, validation=settings.validation, fraction=settings.fraction, split_seed=settings.split_seed
@@ -346,7 +348,10 @@ def _files_of(source: Source) -> list[tuple[str, int, int]] | None:
     """Path, bytes and time of change of each file of the source, or None where it does not tell its files."""
     if not hasattr(source, "files"):
         return None
-    stats = [(str(path.resolve()), path.stat()) for path in source.files()]
+    try:
+        stats = [(str(path.resolve()), path.stat()) for path in source.files()]
+    except OSError as error:
+        raise BadInput(f"dataset.path: {error.filename}: cannot be read: {error.strerror}") from error
     return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 

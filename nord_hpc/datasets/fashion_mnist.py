@@ -140,10 +140,10 @@ def read_idx(content: bytes, *, file: Path, n_axes: int) -> np.ndarray[Any, np.d
     Raises:
         BadInput: it is no such file, or not whole.
     """
-    if content[:4] != bytes((0, 0, 8, n_axes)):
+    start = 4 + 4 * n_axes
+    if content[:4] != bytes((0, 0, 8, n_axes)) or len(content) < start:
         raise BadInput(f"{file}: is not an IDX file of bytes with {n_axes} axes; get the official file")
     shape = tuple(int(size) for size in np.frombuffer(content, dtype=">u4", count=n_axes, offset=4))
-    start = 4 + 4 * n_axes
     if len(content) - start != np.prod(shape, dtype=object):
         raise BadInput(f"{file}: has {len(content) - start} bytes of data, its header says {list(shape)}; get it again")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

@@ -77,7 +77,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Tracks:
-    """Where in the gaps between columns lines go up or down, so that those of different sources do not cover each other.
+    """Where in the gaps between columns lines go up or down: apart from each other where their sources differ.
 
     Attributes:
         start: x of the vertical beside each lane's source, by the lane's index.
@@ -132,13 +132,13 @@ def architecture_figure(descriptor: Mapping[str, Any]) -> Figure:
 
 
 def layer_text(kind: str, parameters: Mapping[str, Any]) -> str:
-    """A layer in a few words: "Conv2d 3x3, 16"."""
+    """A layer in a few words: kind, sides of the window, output channels, and what else is set."""
     rest = {key: value for key, value in parameters.items() if key not in ("padding", "bias")}
     words = [kind.rpartition(":")[2]]
     kernel = rest.pop("kernel_size", None)
     if kernel is not None:
         sides = kernel if isinstance(kernel, list) else [kernel] * _dimensions(kind)
-        words.append("×".join(map(str, sides)))
+        words.append("\N{MULTIPLICATION SIGN}".join(map(str, sides)))
     facts = [str(rest.pop(key)) for key in ("out_channels", "out_features") if key in rest]
     if rest.get("stride") == (kernel if "Pool" in kind else 1):
         rest.pop("stride", None)

@@ -81,6 +81,7 @@ def best_so_far_figure(rows: Iterable[Row], *, direction: str, metric: str, agai
     positions = [(point.n_trials if against == "trials" else point.seconds) / divisor for point in points]
     _draw(axes, positions, points)
     _scale(axes, positions, points, direction=direction)
+    axes.locator_params(axis="x", integer=against == "trials")
     return figure
 
 

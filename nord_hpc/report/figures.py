@@ -1,4 +1,4 @@
-"""Matplotlib figures without global state, and as SVG that takes its colours from the page; what they show is others'."""
+"""Figures without global state, and as SVG that takes its colours from the page; what they show is left to others."""
 
 from __future__ import annotations
 

@@ -95,10 +95,11 @@ def _summary(best: Row | None, summary: Mapping[str, Any]) -> str:
         tiles += [(f"test {key}", _number(value)) for key, value in _test_metrics(summary).items()]
         if not _test_metrics(summary):
             sentences.append("It is tested once, when the search has finished.")
-        tiles += [("parameters", f"{best['n_parameters']:,}"), ("trials", f"{trials['completed']:,}")]
+        tiles += [("parameters", f"{best['n_parameters']:,}"), ("trials completed", f"{trials['completed']:,}")]
     figures = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for label, value in tiles)
+    name = escape(summary["name"])
     return (
-        f'<header><h1>{escape(summary["name"])}</h1><span class="state {escape(state)}">{escape(state)}</span></header>\n'
+        f'<header><h1>{name}</h1><span class="state">{escape(state)}</span></header>\n'
         f"<p>{escape(' '.join(sentences))}</p>\n" + (f'<div class="tiles">{figures}</div>' if figures else "")
     )
 
@@ -231,7 +232,9 @@ def _fidelity(fidelity: Mapping[str, Any]) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -276,8 +279,9 @@ figure{margin:0}
 table{border-collapse:collapse;font-size:.88rem;min-width:100%}
 th{text-align:left;color:var(--muted);font-weight:500;white-space:nowrap}
 th,td{padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
-td{overflow-wrap:anywhere}
-.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;overflow-wrap:normal}
+td{overflow-wrap:anywhere;min-width:5.5rem}
+td:last-child{min-width:22rem}
+.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;overflow-wrap:normal;min-width:0}
 details summary{cursor:pointer;color:var(--muted);margin:.75rem 0}
 pre{background:var(--panel);border-radius:.5rem;padding:.9rem;overflow-x:auto;font-size:.85rem;line-height:1.45}
 """

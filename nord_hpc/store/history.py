@@ -252,7 +252,6 @@ class History:
     def _add_ended(self, record: dict[str, Any]) -> None:
         life = self.lives[-1]
         life.ended, life.reason = record["state"], record.get("reason")
-        life.master_seconds = record.get("master_seconds", life.master_seconds)
 
     def _add_progress(self, record: dict[str, Any]) -> None:
         self.lives[-1].master_seconds = record["master_seconds"]

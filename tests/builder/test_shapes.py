@@ -158,7 +158,12 @@ def test_integers_may_come_as_floats() -> None:
 @pytest.mark.parametrize(
     ("kind", "parameters", "shape", "reason"),
     [
-        ("Conv1d", {"out_channels": 2, "kernel_size": 3}, (3, 8, 8), "works on 1-D maps, but its input is a map of 3x8x8"),
+        (
+            "Conv1d",
+            {"out_channels": 2, "kernel_size": 3},
+            (3, 8, 8),
+            "works on 1-D maps, but its input is a map of 3x8x8",
+        ),
         ("Conv2d", {"out_channels": 2, "kernel_size": 3}, (3,), "works on 2-D maps, but its input is a vector of 3"),
         ("MaxPool3d", {"kernel_size": 3}, (3, 8), "works on 3-D maps, but its input is a map of 3x8"),
         ("BatchNorm2d", {}, (3,), "works on 2-D maps, but its input is a vector of 3"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Open
 
+from nord_hpc.datasets import Dataset
 from nord_hpc.datasets import dataset as dataset_module
 from nord_hpc.datasets.rows import Rows
 from nord_hpc.errors import BadInput
+
+Open = Callable[..., Dataset]
 
 
 def test_layouts_give_one_data_set(tmp_path: Path, open_: Open) -> None:
@@ -36,7 +39,9 @@ def test_sequences_and_volumes(tmp_path: Path, open_: Open, shape: tuple[int, ..
 def test_a_table_is_a_sequence_of_one_channel(tmp_path: Path, open_: Open) -> None:
     np.savez(tmp_path / "d.npz", x=np.eye(40), y=np.arange(40) % 2)
     assert open_(name="arrays", path="d.npz", layout="no_channels").info.input_shape == (1, 40)
-    with pytest.raises(BadInput, match=r"x_train has shape \[40, 40\], and dataset.layout channels_first .* no_channels"):
+    with pytest.raises(
+        BadInput, match=r"x_train has shape \[40, 40\], and dataset.layout channels_first .* no_channels"
+    ):
         open_(name="arrays", path="d.npz")
 
 

@@ -6,15 +6,17 @@ import hashlib
 import io
 import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Open
 
-from nord_hpc.datasets import cifar10, make_source
+from nord_hpc.datasets import Dataset, cifar10, make_source
 from nord_hpc.errors import BadInput
 from nord_hpc.job import DatasetSettings
+
+Open = Callable[..., Dataset]
 
 
 def records(n: int, seed: int) -> bytes:
@@ -52,7 +54,9 @@ def test_the_first_2000_real_images(open_: Open, shared_data: Path, tmp_path: Pa
 
 def test_a_folder_of_all_files_with_few_records(open_: Open, tmp_path: Path) -> None:
     write_batches(tmp_path / "d" / cifar10.INNER_FOLDER)
-    with pytest.raises(BadInput, match="data_batch_1.bin: has 20 records, not 10000; get it again, or set dataset.allow"):
+    with pytest.raises(
+        BadInput, match=r"data_batch_1.bin: has 20 records, not 10000; get it again, or set dataset.allow"
+    ):
         open_(name="cifar10", path="d")
     d = open_(name="cifar10", path="d", allow_partial=True)
     assert (d.info.n_train, d.info.n_validation, d.info.n_test) == (80, 20, 20)

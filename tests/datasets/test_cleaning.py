@@ -57,7 +57,9 @@ def test_other_labels_are_refused(y: np.ndarray[Any, Any], message: str) -> None
 
 
 def test_an_unknown_label_is_named() -> None:
-    with pytest.raises(BadInput, match="y_test has the label 'dog', which the training part does not have; it has 'ant',"):
+    with pytest.raises(
+        BadInput, match="y_test has the label 'dog', which the training part does not have; it has 'ant',"
+    ):
         to_indices(np.array(["ant", "dog"]), {"ant": 0, "cat": 1}, part="test")
 
 
@@ -66,7 +68,7 @@ def test_named_classes_are_positions_and_may_lack_samples() -> None:
     assert labels == {0: 0, 1: 1, 2: 2} and names == ("a", "b", "c")
     with pytest.raises(BadInput, match="y_train has the label 3, and class_names has 3 names"):
         class_indices(np.array([0, 3]), ("a", "b", "c"))
-    with pytest.raises(BadInput, match="y_train has one class only \\(4\\); give at least two"):
+    with pytest.raises(BadInput, match=r"y_train has one class only \(4\); give at least two"):
         class_indices(np.array([4, 4]), None)
 
 
@@ -77,9 +79,7 @@ def test_rows_that_are_not_finite_are_found_and_noted() -> None:
     y[12] = np.nan
     keep = finite_rows(Rows(x), y)
     assert np.flatnonzero(~keep).tolist() == [3, 7, 9, 12]
-    assert dropped_note("train", keep) == (
-        "train: 4 of 30 rows dropped as they hold NaN or infinity: row 3, 7, 9, 12"
-    )
+    assert dropped_note("train", keep) == ("train: 4 of 30 rows dropped as they hold NaN or infinity: row 3, 7, 9, 12")
     assert dropped_note("test", np.zeros(12, bool)).endswith("row 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...")
 
 

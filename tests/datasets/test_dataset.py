@@ -1,4 +1,4 @@
-"""Opening a data set: parts that do not overlap, statistics of the training part alone, one result for every process."""
+"""Opening a data set: parts without overlap, statistics of the training part alone, one result for all processes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Open
 
-from nord_hpc.datasets import DatasetInfo, make_source
+from nord_hpc.datasets import Dataset, DatasetInfo, make_source
 from nord_hpc.errors import BadInput
 from nord_hpc.job import DatasetSettings
+
+Open = Callable[..., Dataset]
 
 
 def numbered(n: int) -> np.ndarray[Any, Any]:
@@ -152,9 +154,9 @@ def test_data_that_cannot_be_used_are_refused(
 
 
 def test_unknown_names_and_options_are_refused(open_: Open) -> None:
-    with pytest.raises(BadInput, match="unknown dataset 'digit': did you mean digits\\?"):
+    with pytest.raises(BadInput, match=r"unknown dataset 'digit': did you mean digits\?"):
         open_(name="digit")
-    with pytest.raises(BadInput, match="dataset.colour: is not a known key; remove it"):
+    with pytest.raises(BadInput, match=r"dataset.colour: is not a known key; remove it"):
         open_(name="digits", colour="red")
 
 
@@ -198,3 +200,16 @@ def test_processes_with_other_hash_seeds_get_the_same(tmp_path: Path) -> None:
         for hash_seed in ("0", "12345")
     }  # fmt: skip
     assert len(digests) == 1 and len(digests.pop()) == 65
+
+
+def test_plug_ins_that_go_wrong_are_told_so(tmp_path: Path, open_: Open) -> None:
+    (tmp_path / "source.py").write_text(
+        "from pathlib import Path\nfrom pydantic import BaseModel\n"
+        "class NoData:\n    class Options(BaseModel): pass\n    def __init__(self, options, *, path, cache): pass\n"
+        "    def load(self): return [1, 2]\n"
+        "class NoFile(NoData):\n    def files(self): return [Path('/nowhere/x.bin')]\n"
+    )
+    with pytest.raises(BadInput, match=r"dataset source.py:NoData: load\(\) gave list; return a RawData"):
+        open_(name="source.py:NoData")
+    with pytest.raises(BadInput, match=r"dataset.path: /nowhere/x.bin: cannot be read: No such file or directory"):
+        open_(name="source.py:NoFile")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Open
 from PIL import Image
 
-from nord_hpc.datasets import make_source
+from nord_hpc.datasets import Dataset, make_source
 from nord_hpc.errors import BadInput
 from nord_hpc.job import DatasetSettings
+
+Open = Callable[..., Dataset]
 
 COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -54,7 +56,9 @@ def test_grey_and_scaled(tmp_path: Path, open_: Open, cache: Path) -> None:
 def test_other_sizes_are_named(tmp_path: Path, open_: Open) -> None:
     draw(tmp_path / "d" / "train")
     Image.new("RGB", (9, 5)).save(tmp_path / "d" / "train" / "green" / "3.png")
-    with pytest.raises(BadInput, match=r"green/3.png: is 5 x 9 .* the first image is 5 x 8; set dataset.size: \[5, 8\]"):
+    with pytest.raises(
+        BadInput, match=r"green/3.png: is 5 x 9 .* the first image is 5 x 8; set dataset.size: \[5, 8\]"
+    ):
         open_(name="image_folder", path="d")
 
 
@@ -71,13 +75,13 @@ def test_wrong_files_are_named(tmp_path: Path, open_: Open) -> None:
 
 
 def test_wrong_folders_are_named(tmp_path: Path, open_: Open) -> None:
-    with pytest.raises(BadInput, match="dataset.path: is missing; set it to a folder with train/CLASS/"):
+    with pytest.raises(BadInput, match=r"dataset.path: is missing; set it to a folder with train/CLASS/"):
         open_(name="image_folder")
     (tmp_path / "d" / "train").mkdir(parents=True)
     with pytest.raises(BadInput, match="train has no folder of a class; put the images into train/CLASS/"):
         open_(name="image_folder", path="d")
     (tmp_path / "d" / "train" / "red").mkdir()
-    with pytest.raises(BadInput, match="train/red has no .png, .jpg or .jpeg; put images there, or remove it"):
+    with pytest.raises(BadInput, match=r"train/red has no .png, .jpg or .jpeg; put images there, or remove it"):
         open_(name="image_folder", path="d")
     with pytest.raises(BadInput, match="train has no folder train; put the images into train/CLASS/"):
         open_(name="image_folder", path="d/train")

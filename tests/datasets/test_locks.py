@@ -29,7 +29,7 @@ def test_a_held_lock_is_waited_for_no_longer_than_told_and_free_after_its_holder
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         start = time.monotonic()
-        with pytest.raises(BadInput, match="a.lock: another process has held this lock for 0.3 seconds; end that"):
+        with pytest.raises(BadInput, match=r"a.lock: another process has held this lock for 0.3 seconds; end that"):
             locked(path, wait_seconds=0.3).__enter__()
         assert 0.3 <= time.monotonic() - start < 2
         holder.send_signal(signal.SIGKILL)

@@ -168,7 +168,7 @@ def test_prepared_equals_made_in_memory(folder: Path, monkeypatch: pytest.Monkey
 def test_a_lock_that_is_not_freed_is_named(tmp_path: Path) -> None:
     with (
         prepared.preparing(tmp_path, "k"),
-        pytest.raises(BadInput, match="prepared/k.lock: another process has held this lock for 0.2 seconds"),
+        pytest.raises(BadInput, match=r"prepared/k.lock: another process has held this lock for 0.2 seconds"),
         prepared.preparing(tmp_path, "k", wait_seconds=0.2),
     ):
         pass
@@ -176,7 +176,7 @@ def test_a_lock_that_is_not_freed_is_named(tmp_path: Path) -> None:
 
 def test_an_unwritable_cache_is_named(folder: Path) -> None:
     (folder / "cache").write_text("a file")
-    with pytest.raises(BadInput, match="cache/prepared: cannot be written: .*; set NORD_HPC_CACHE to a folder on"):
+    with pytest.raises(BadInput, match=r"cache/prepared: cannot be written: .*; set NORD_HPC_CACHE to a folder on"):
         opened(folder)
 
 

@@ -1,0 +1,151 @@
+"""A whole search on the simulated transport, through any number of lives, with its invariants checked."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nord_hpc import job as jobs
+from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.master import MasterMeter, run_master
+from nord_hpc.cluster.scheduler import TrialMaker, make_scheduler
+from nord_hpc.cluster.transport_simulated import (
+    Faults,
+    SimulatedCrash,
+    SimulatedJournal,
+    SimulatedTransport,
+    failed,
+)
+from nord_hpc.job import Job
+from nord_hpc.seeding import derived_seed
+from nord_hpc.store.history import History
+from nord_hpc.trial import FinishedTrial, Outcome, Trial, TrialState
+
+MAX_LIVES = 200
+
+
+def make_job(**changes: Any) -> Job:
+    """A small synthetic job; `changes` are sections that replace its own."""
+    data: dict[str, Any] = {
+        "name": "simulated",
+        "seed": 3,
+        "space": {"name": "conv_graph", "max_layers": 3},
+        "strategy": {"name": "regularized_evolution", "population": 6, "sample": 3},
+        "evaluator": {"name": "synthetic", "seconds": 60.0},
+        "training": {"epochs": 1},
+        "budget": {"trials": 24},
+        "resources": {"shards": 2, "gang": 2},
+        "order": {"virtual_gangs": 5, "run_ahead": 3},
+        "limits": {"attempts": 1000, "trial_seconds": 5000.0},
+    }
+    return jobs.from_mapping({**data, **changes}, folder=Path())
+
+
+@dataclass
+class Simulation:
+    """What happened: the history, the trials told to the strategy in each life, and the attempts that began."""
+
+    history: History
+    told: list[list[int]] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
+    lives: int = 0
+    seconds: float = 0.0
+
+
+class Recording:
+    """A strategy that notes what it is told, around a real one."""
+
+    def __init__(self, strategy: Any, told: list[int]) -> None:
+        self._strategy = strategy
+        self._told = told
+
+    def tell(self, finished: FinishedTrial) -> None:
+        self._told.append(finished.trial.number)
+        self._strategy.tell(finished)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+
+def candidate_outcome(trial: Trial) -> Outcome:
+    """A function of the trial alone: some candidates fail by themselves."""
+    if trial.seed % 11 == 0:
+        return failed("this candidate always fails")
+    return Outcome(state=TrialState.COMPLETED, fitness=(trial.seed % 9973) / 9973, seconds=1.0)
+
+
+def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = None) -> Simulation:
+    """Run a search to its end, resuming after each crash or interruption of the master."""
+    rng = random.Random(seed)
+    faults = faults or Faults()
+    durable = b""
+    result = Simulation(History())
+    now = 0.0
+    while result.lives < MAX_LIVES:
+        result.lives += 1
+        journal = SimulatedJournal(durable, rng=rng, crash=faults.crash)
+        transport = SimulatedTransport(n_workers, rng=rng, faults=faults, outcome=candidate_outcome, began_at=now)
+        told: list[int] = []
+        result.told.append(told)
+        ended = None
+        try:
+            ended = _one_life(job, journal, transport, told)
+        except SimulatedCrash:
+            pass
+        result.started += transport.started
+        durable, now = journal.whole(), transport.now()
+        if ended is not None and ended.state == "finished":
+            break
+    result.history = History(SimulatedJournal(durable).records)
+    result.seconds = now
+    check_invariants(job, result)
+    return result
+
+
+def _one_life(job: Job, journal: SimulatedJournal, transport: SimulatedTransport, told: list[int]) -> Any:
+    history = History(journal.records)
+    coordinator = make_coordinator(job, told=told, epoch=len(history.lives) + 1, n_workers=len(transport.worker_ranks()))
+    record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}}
+    journal.append({**record, "at": transport.now()})
+    coordinator.restore(history, None, at=transport.now())
+    return run_master(
+        coordinator,
+        transport=transport,
+        journal=journal,
+        meter=MasterMeter(),
+        drop_weights=lambda number: None,
+        stop_reason=lambda: None,
+    )
+
+
+def make_coordinator(job: Job, *, told: list[int], epoch: int, n_workers: int) -> Coordinator:
+    evaluator_class, evaluator_options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
+    evaluator = evaluator_class(evaluator_options, job=job, folder=job.folder, weights_folder=job.folder)
+    space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
+    space = space_class(space_options)
+    strategy_class, options = jobs.options_of("strategy", job.strategy, folder=job.folder)
+    seed = derived_seed(job.seed, "strategy")
+    strategy = strategy_class(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
+    maker = TrialMaker(job, space=space, evaluator=evaluator)
+    scheduler = make_scheduler(job, strategy=Recording(strategy, told), maker=maker)
+    return Coordinator(job, scheduler=scheduler, epoch=epoch, n_workers=n_workers, seconds_left=None)
+
+
+def check_invariants(job: Job, result: Simulation) -> None:
+    """What must hold after any search that came to its end."""
+    history = result.history
+    assert history.state == "finished"
+    states = Counter(entry.state for entry in history.entries.values())
+    assert set(states) <= {"completed", "failed", "infeasible"}, states
+    assert states["completed"] + states["failed"] == job.budget.trials
+    assert sorted(history.commit_order) == sorted(history.entries)
+    assert sorted(history.entries) == list(range(len(history.entries)))
+    for told in result.told:
+        assert len(told) == len(set(told)), "a trial was told twice in one life"
+    assert result.told[-1] == history.commit_order, "the last life was not told the recorded history"
+    for number, entry in history.entries.items():
+        finished = [attempt for attempt in entry.attempts if attempt.finished_at is not None]
+        assert len(finished) == (0 if entry.trial.infeasible is not None else 1), f"trial {number}"

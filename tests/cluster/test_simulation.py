@@ -1,0 +1,81 @@
+"""The coordinator under seeded delays, losses, hangs and crashes: the history is the one of an undisturbed search."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.simulation import make_job, simulate
+from nord_hpc.cluster.transport_simulated import Faults
+
+SCHEDULES = 200
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> str:
+    return simulate(make_job(), seed=0, n_workers=1).history.history_sha256
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 5, 16])
+def test_history_does_not_depend_on_the_workers(undisturbed: str, n_workers: int) -> None:
+    assert simulate(make_job(), seed=n_workers, n_workers=n_workers).history.history_sha256 == undisturbed
+
+
+def test_another_seed_gives_another_history(undisturbed: str) -> None:
+    assert simulate(make_job(seed=4), seed=0, n_workers=2).history.history_sha256 != undisturbed
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_history_survives_random_faults(undisturbed: str, block: int) -> None:
+    per_block = SCHEDULES // 10
+    disturbed = 0
+    for seed in range(block * per_block, (block + 1) * per_block):
+        faults = Faults(
+            rank_lost=(seed % 4) * 0.03,
+            gang_broken=(seed % 3) * 0.05,
+            hang=(seed % 5) * 0.01,
+            crash=(seed % 7) * 0.01,
+            slowdown_sigma=(seed % 2) * 0.8,
+        )
+        result = simulate(make_job(), seed=seed, n_workers=1 + seed % 9, faults=faults)
+        assert result.history.history_sha256 == undisturbed, f"schedule {seed}"
+        disturbed += len(result.started) > 24 or result.lives > 1
+    assert disturbed >= per_block // 2, "the faults did not bite"
+
+
+def test_crashes_repeat_only_what_was_not_acknowledged() -> None:
+    result = simulate(make_job(), seed=5, n_workers=4, faults=Faults(crash=0.05))
+    assert result.lives > 1
+    for number in set(result.started):
+        entry = result.history.entries[number]
+        assert len({(a.life, a.number) for a in entry.attempts}) == len(entry.attempts)
+        assert entry.attempts[-1].finished_at is not None
+        assert all(attempt.finished_at is None for attempt in entry.attempts[:-1])
+
+
+def test_a_candidate_that_loses_its_ranks_is_given_up_after_its_attempts() -> None:
+    job = make_job(limits={"attempts": 2}, budget={"trials": 6})
+    result = simulate(job, seed=1, n_workers=2, faults=Faults(gang_broken=1.0))
+    for entry in result.history.entries.values():
+        assert entry.state == "failed"
+        assert entry.outcome is not None and entry.outcome.failure is not None
+        assert entry.outcome.failure.value == "lost"
+        assert "given up after 2 attempts (limits.attempts)" in (entry.outcome.reason or "")
+        assert len(entry.attempts) == 2
+    assert result.history.not_repeatable == list(range(6))
+
+
+def test_arrival_order_replays_what_was_recorded() -> None:
+    """Each life of an arrival-order search must come to the recorded state again; `check_invariants` compares."""
+    job = make_job(order={"mode": "arrival"})
+    lives = [simulate(job, seed=s, n_workers=4, faults=Faults(crash=0.04, rank_lost=0.02)).lives for s in range(20)]
+    assert max(lives) > 2
+
+
+def test_random_search_runs_ahead_of_its_results() -> None:
+    """Proposals that depend on no result are made early, up to run_ahead beyond the virtual gangs."""
+    few = make_job(strategy={"name": "random_search"}, order={"virtual_gangs": 2, "run_ahead": 0})
+    many = make_job(strategy={"name": "random_search"}, order={"virtual_gangs": 2, "run_ahead": 14})
+    slow = simulate(few, seed=0, n_workers=32)
+    fast = simulate(many, seed=0, n_workers=32)
+    assert fast.history.history_sha256 == slow.history.history_sha256
+    assert fast.seconds < 0.5 * slow.seconds
