@@ -44,6 +44,7 @@ class DatasetSettings(Named):
         storage: where the arrays live; `auto` chooses by size.
     """
 
+    name: str = "digits"
     path: str | None = None
     fraction: float = Field(1.0, gt=0, le=1)
     validation: float = Field(0.2, gt=0, lt=1)
@@ -56,6 +57,12 @@ class OptimizerSettings(Named):
 
     name: str = "adam"
     lr: float = Field(0.001, gt=0)
+
+
+class EvaluatorSettings(Named):
+    """How a candidate gets its fitness: by `training`, or by a table or formula."""
+
+    name: str = "training"
 
 
 class TrainingSettings(Settings):
@@ -193,10 +200,10 @@ class Job(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
-    dataset: DatasetSettings = DatasetSettings(name="digits")
+    dataset: DatasetSettings = DatasetSettings()
     space: Named
     strategy: Named
-    evaluator: Named = Named(name="training")
+    evaluator: EvaluatorSettings = EvaluatorSettings()
     training: TrainingSettings = TrainingSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     budget: BudgetSettings

@@ -143,14 +143,31 @@ def test_hashes_are_equal_exactly_for_isomorphic_graphs(
     assert 10 < len(by_hash) < n_graphs
 
 
+def random_regular(rng: random.Random, width: int, *, degree: int, n_layers: int) -> Graph:
+    """Equal layers between which every node has up to `degree` connections; every other graph is a symmetric one."""
+    relations = []
+    for layer in range(n_layers):
+        shifts = [rng.randrange(width) * (layer + 1) for _ in range(degree)]
+        circulant = {(i, (i + shift) % width) for shift in shifts for i in range(width)}
+        anything = {pair for _ in range(degree) for pair in enumerate(rng.sample(range(width), width))}
+        relations.append(rng.choice([circulant, anything]))
+    return layered([width] * n_layers, lambda layer, i, j: (i, j) in relations[layer])
+
+
+@pytest.mark.parametrize(("width", "degree", "n_layers"), [(8, 3, 2), (8, 4, 2), (5, 2, 3), (7, 3, 3), (12, 3, 2)])
+def test_names_do_not_count_in_regular_graphs(width: int, degree: int, n_layers: int) -> None:
+    rng = random.Random(width)
+    for _ in range(60):
+        graph = random_regular(rng, width, degree=degree, n_layers=n_layers)
+        form = graph.form()
+        assert graph.renamed(rng)[1:] == form[1:]
+        assert graph.renamed(rng)[1:] == form[1:]
+
+
 def test_regular_graphs_agree_with_networkx() -> None:
     """Random 2- and 3-regular relations between two layers, which no refinement of colours can tell apart."""
     rng = random.Random(5)
-    graphs = []
-    for degree in (2, 3):
-        for _ in range(40):
-            maps = [rng.sample(range(6), 6) for _ in range(degree)]
-            graphs.append(layered([6, 6], lambda _, i, j, maps=maps: any(m[i] == j for m in maps)))
+    graphs = [random_regular(rng, 6, degree=degree, n_layers=2) for degree in (2, 3) for _ in range(20)]
     hashes = [graph.form().sha256 for graph in graphs]
     assert len(set(hashes)) >= 6
     matched = 0
@@ -159,7 +176,7 @@ def test_regular_graphs_agree_with_networkx() -> None:
         isomorphic = matcher.is_isomorphic()
         matched += isomorphic
         assert isomorphic == (first_hash == second_hash)
-    assert matched > 100
+    assert matched > 30
 
 
 def _networkx(graph: Graph) -> nx.DiGraph:
@@ -170,8 +187,8 @@ def _networkx(graph: Graph) -> nx.DiGraph:
 
 
 SYMMETRIC = {
-    "parallel branches": (layered([10] * 3, lambda _, i, j: i == j)),
-    "many parallel branches": (layered([300] * 3, lambda _, i, j: i == j)),
+    "parallel branches": layered([10] * 3, lambda _, i, j: i == j),
+    "many parallel branches": layered([300] * 3, lambda _, i, j: i == j),
     "complete": layered([5] * 5, lambda _, i, j: True),
     "all but a matching": layered([5] * 5, lambda _, i, j: i != j),
     "one cycle": layered([16] * 2, lambda _, i, j: (j - i) % 16 < 2),

@@ -113,7 +113,7 @@ def test_wrong_use_is_refused_in_one_line_and_changes_nothing(act: Any, message:
 
 def test_parameters_become_json() -> None:
     descriptor = NeuralDescriptor()
-    given_parameters = {
+    given_parameters: dict[str, Any] = {
         "tuple": (1, (2, 3)),
         "integer": np.int64(3),
         "float": np.float32(0.5),
@@ -270,18 +270,24 @@ def test_repr_with_its_own_signs_in_texts_is_read() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "__import__('os')", 'NeuralDescriptor "a" ... "a" x', 'NeuralDescriptor "a" ... "a"\n  "a" = "ReLU" {1}']
-    + ['NeuralDescriptor "a" ... "a"\n  "a" = "ReLU" {} <- sum []'],
+    [
+        "",
+        "__import__('os')",
+        'NeuralDescriptor "a" ... "a" x',
+        'NeuralDescriptor "a" ... "a"\n  "a" = "ReLU" {1}',
+        'NeuralDescriptor "a" ... "a"\n  "a" = "ReLU" {} <- sum []',
+        'NeuralDescriptor "a" ... "a"\n  "a" = "ReLU" {} <- add [] add',
+    ],
 )
 def test_other_text_is_not_a_repr(text: str) -> None:
-    with pytest.raises(ValueError, match="^not the repr of a descriptor: "):
+    with pytest.raises(ValueError, match=r"^not the repr of a descriptor: "):
         NeuralDescriptor.from_repr(text)
 
 
 def test_other_values_are_not_the_json_form() -> None:
-    with pytest.raises(ValueError, match="^not the JSON form of a descriptor: KeyError: 'layers'$"):
+    with pytest.raises(ValueError, match=r"^not the JSON form of a descriptor: KeyError: 'layers'$"):
         NeuralDescriptor.from_json({})
-    with pytest.raises(ValueError, match="^not the JSON form of a descriptor: TypeError"):
+    with pytest.raises(ValueError, match=r"^not the JSON form of a descriptor: TypeError"):
         NeuralDescriptor.from_json({"layers": [3]})
 
 

@@ -274,11 +274,8 @@ def _convolution_window(
         (size + 2 * side - d * (k - 1) - 1) // step + 1
         for size, side, d, k, step in zip(shape[1:], sides, dilation, clamped, stride, strict=True)
     )
-    return (
-        {"kernel_size": clamped, "stride": stride, "padding": sides, "dilation": dilation},
-        sizes,
-        _note(kernel, clamped, shape),
-    )
+    window = {"kernel_size": clamped, "stride": stride, "padding": sides, "dilation": dilation}
+    return window, sizes, _note(kernel, clamped, shape)
 
 
 def _pool_window(
@@ -319,11 +316,10 @@ def _clamp(kernel: Shape, dilation: Shape, padding: Shape, shape: Shape) -> Shap
 
 
 def _note(kernel: Shape, clamped: Shape, shape: Shape) -> str | None:
-    return (
-        None
-        if clamped == kernel
-        else f"kernel {_text(kernel)} clamped to {_text(clamped)}, as its input is {describe(shape)}"
-    )
+    """What was clamped to a map, in words; None where nothing was."""
+    if clamped == kernel:
+        return None
+    return f"kernel {_text(kernel)} clamped to {_text(clamped)}, as its input is {describe(shape)}"
 
 
 def _padding_mode(site: Site, given: Parameters, window: Mapping[str, Any], shape: Shape) -> str:

@@ -397,7 +397,7 @@ def _toggle(inputs: list[int], source: int) -> None:
 
 
 def _read_all(layers: list[Json]) -> None:
-    """Let each layer that nobody reads be read by the one after the next, or the last: beside the next, not before it."""
+    """Let each layer that nobody reads be read by the one after the next (the next stands beside it), or the last."""
     last = len(layers) - 1
     read = {source for layer in layers for source in layer["inputs"]}
     for index in range(last):

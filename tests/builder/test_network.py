@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -265,8 +266,6 @@ def test_results_are_let_go_after_their_last_use() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = torch.tanh(x)
             alive.append(1)
-            import weakref
-
             weakref.finalize(y, alive.pop)
             counts.append(len(alive))
             return y
@@ -323,7 +322,7 @@ def test_building_costs_little_more_than_the_bare_layers() -> None:
     for _ in range(10):
         descriptor.add_layer_sequential("Conv2d", {"out_channels": 298, "kernel_size": 3, "padding": 1})
     bare, built = [], []
-    for _ in range(5):
+    for _ in range(10):
         start = time.perf_counter()
         modules = [nn.Conv2d(298, 298, 3, padding=1) for _ in range(10)]
         bare.append(time.perf_counter() - start)

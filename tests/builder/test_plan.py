@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_a_dead_branch_is_not_planned() -> None:
     dead.connect_layers("unreachable", "join")
     dead.last_layer = "join"
     assert dead.canonical_hash() == alive.canonical_hash()
-    arguments = {"input_shape": (1, 8, 8), "n_outputs": 10}
+    arguments: dict[str, Any] = {"input_shape": (1, 8, 8), "n_outputs": 10}
     assert plan(dead, **arguments) == plan(alive, **arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def infer(kind: str, parameters: dict[str, Any], shape: Shape) -> Inferred:
 def assert_like_the_module(kind: str, parameters: dict[str, Any], shape: Shape) -> Inferred:
     """The rule says what the real module does, on real data."""
     inferred = infer(kind, parameters, shape)
-    module = custom.load(OPERATIONS[kind].factory, folder=None)(**inferred.parameters)
+    module = custom.load(OPERATIONS[kind].factory, folder=Path("."))(**inferred.parameters)
     x = torch.randn(2, *shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths")

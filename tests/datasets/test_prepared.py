@@ -121,12 +121,14 @@ def test_a_killed_preparation_is_cleared_and_made_again(folder: Path) -> None:
     assert n_loads(folder) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "marker"])
+@pytest.mark.parametrize("damage", ["truncated", "grown", "missing", "marker"])
 def test_a_damaged_folder_is_made_again(folder: Path, damage: str) -> None:
     first = np.array(opened(folder).train.x)
     (made,) = folders_of(folder)
     if damage == "truncated":
         os.truncate(made / "x_train.npy", 1000)
+    elif damage == "grown":
+        os.truncate(made / "x_train.npy", 100_000_000)
     elif damage == "missing":
         (made / "y_test.npy").unlink()
     else:

@@ -106,7 +106,14 @@ def too_few(gang: OpenGang) -> str:
 def fast(gang: OpenGang, **settings: Any) -> dict[str, Any]:
     network = example.Example(dropout=0.0)
     result = example.run(
-        network, example.data(), gang=gang, shards=2, batch_size=20, reduction="fast", epochs=2, **settings
+        network,
+        example.data(),
+        gang=gang,
+        shards=2,
+        batch_size=20,
+        reduction="fast",
+        optimizer={"name": "sgd", "lr": 0.05},
+        **settings,
     )
     weights = {key: value.double().sum().item() for key, value in network.state_dict().items()}
     return {**example.summary(result), "weights": weights}

@@ -96,5 +96,5 @@ def test_synchronized_batch_norm_is_that_of_the_whole_batch(ranks: Results) -> N
     assert ranks[0]["synchronized 1"] == alone
     assert synchronized["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert plain["losses"] != pytest.approx(alone["losses"], rel=1e-4)
-    assert synchronized["weights"] == pytest.approx(alone["weights"], rel=1e-2, abs=1e-2)
+    assert synchronized["weights"] == pytest.approx(alone["weights"], rel=1e-3, abs=1e-4)
     assert all(seen["synchronized 2"]["digests"] == synchronized["digests"] for seen in ranks)
