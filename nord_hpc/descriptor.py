@@ -97,6 +97,24 @@ class NeuralDescriptor:
         self._form = None
         return name
 
+    def add_made_layer(self, name: str, layer: Layer, inputs: Iterable[str] = ()) -> None:
+        """Add a layer that was made before, fed by `inputs` in their order: the fast way of spaces with few layers.
+
+        Args:
+            layer: its parameters are shared, not copied.
+        """
+        if name in self._layers:
+            raise ValueError(f"there already is a layer {name!r}")
+        sources = dict.fromkeys(inputs)
+        for source in sources:
+            self._require(source)
+        self._layers[name] = layer
+        self._inputs[name] = sources
+        if self._first is None:
+            self._first = name
+        self._last = name
+        self._form = None
+
     def add_layer_sequential(
         self,
         kind: str | type,
@@ -240,7 +258,7 @@ class NeuralDescriptor:
             {
                 "name": name,
                 "kind": layer.kind,
-                "parameters": _normalized(layer.parameters, layer=name, key="parameters"),
+                "parameters": _copied(layer.parameters),
                 "join": layer.join,
                 "inputs": list(self._inputs[name]),
             }
@@ -342,6 +360,13 @@ def _normalized(value: Any, *, layer: str, key: str) -> Any:
     if isinstance(value, (str, int)):
         return str.__str__(value) if isinstance(value, str) else int(value)
     raise ValueError(f"layer {layer!r}: {key} is {value!r}, which JSON does not know")
+
+
+def _copied(value: Json) -> Json:
+    """A copy of a JSON value that changes independently of it."""
+    if isinstance(value, dict):
+        return {key: _copied(item) if isinstance(item, (dict, list)) else item for key, item in value.items()}
+    return [_copied(item) if isinstance(item, (dict, list)) else item for item in value]
 
 
 def _with_equal_numbers_alike(value: Json) -> Json:

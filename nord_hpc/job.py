@@ -287,6 +287,8 @@ def from_mapping(data: Mapping[str, Any], *, folder: Path, source: str = "job") 
 def options_of(kind: str, section: Named, *, folder: Path) -> tuple[Any, BaseModel]:
     """The class that a section names, and its validated options."""
     cls = registry.resolve(kind, section.name, folder=folder)
+    if not hasattr(cls, "Options"):
+        raise BadInput(f"{section.name!r} is a {kind} without Options; give its class a pydantic model of that name")
     return cls, cls.Options.model_validate(section.options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from nord_hpc.builder.shapes import Shape
 from nord_hpc.errors import BadInput
 from nord_hpc.trial import Json
+
+
+LARGEST_FLATTENED_MAP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class Head:
         activation: kind of layer after each hidden dense layer.
         batch_norm: whether batch normalization stands between the two.
         dropout: probability, before each dense layer.
-        features: "pooled" averages maps to one value a channel, "flattened" takes all values.
+        features: "pooled" averages maps to one value a channel, "flattened" takes all values; "auto" flattens maps of
+            up to `LARGEST_FLATTENED_MAP` positions, where the place of a feature still tells something.
     """
 
     kind: str = "dense"
@@ -29,13 +34,13 @@ class Head:
     activation: str = "ReLU"
     batch_norm: bool = False
     dropout: float = 0.0
-    features: str = "pooled"
+    features: str = "auto"
 
     def __post_init__(self) -> None:
         if self.kind not in ("dense", "none"):
             raise BadInput(f"head.kind: {self.kind!r} is not a choice; set dense or none")
-        if self.features not in ("pooled", "flattened"):
-            raise BadInput(f"head.features: {self.features!r} is not a choice; set pooled or flattened")
+        if self.features not in ("auto", "pooled", "flattened"):
+            raise BadInput(f"head.features: {self.features!r} is not a choice; set auto, pooled or flattened")
         if any(not isinstance(width, int) or width < 1 for width in self.layers):
             raise BadInput(f"head.layers: {list(self.layers)} is wrong; set a list of positive integers")
 
@@ -55,7 +60,7 @@ class Head:
             return []
         steps: list[tuple[str, str, dict[str, Json]]] = []
         dims = len(shape) - 1
-        if dims and self.features == "pooled":
+        if dims and not self._flattens(shape):
             steps.append(("head.pool", f"AdaptiveAvgPool{dims}d", {"output_size": 1}))
         if dims:
             steps.append(("head.flatten", "Flatten", {}))
@@ -68,3 +73,8 @@ class Head:
                     steps.append((f"head.norm{index}", "BatchNorm1d", {}))
                 steps.append((f"head.activation{index}", self.activation, {}))
         return steps
+
+    def _flattens(self, shape: Shape) -> bool:
+        if self.features == "auto":
+            return math.prod(shape[1:]) <= LARGEST_FLATTENED_MAP
+        return self.features == "flattened"

@@ -42,9 +42,10 @@ class TorchDdpBackend:
             raise ValueError("a torch_ddp gang needs a communicator")
         server = _stores.serve(self._timeout) if gang.rank == 0 else None
         address = None if server is None else (socket.gethostname(), server.port)
-        host, port = gang.communicator.bcast(address, root=0)
-        backend = _backend_of(gang)
+        host, port = "", 0
         try:
+            host, port = gang.communicator.bcast(address, root=0)
+            backend = _backend_of(gang)
             store = server if server is not None else _stores.connect(host, port, self._timeout)
             dist.init_process_group(
                 backend,
@@ -53,7 +54,7 @@ class TorchDdpBackend:
                 world_size=gang.size,
                 timeout=self._timeout,
             )
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:  # errors of MPI included
             _destroy()
             if server is None:
                 _stores.forget(host, port)

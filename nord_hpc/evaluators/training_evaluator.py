@@ -6,6 +6,7 @@ The master examines candidates with it, by integer arithmetic and without torch;
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
-BYTES_PER_PARAMETER = 4
+BYTES_PER_VALUE = 4
 EXACT_SHARDS = 8
 """Shards up to which `reduction: auto` is exact on CPUs, and so needs a gradient for each."""
 
@@ -47,7 +48,7 @@ class HeadOptions(Settings):
     activation: str = "ReLU"
     batch_norm: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    features: Literal["pooled", "flattened"] = "pooled"
+    features: Literal["auto", "pooled", "flattened"] = "auto"
 
 
 class TrainingEvaluator:
@@ -258,10 +259,13 @@ class TrainingEvaluator:
             and not self._job.training.sync_batch_norm
         )
         parts = resources.shards if exact else resources.gang
-        estimate = network_plan.memory_bytes(self._job.training.batch_size // parts)
+        training = network_plan.memory_bytes(self._job.training.batch_size // parts)
         if exact and resources.shards > 1:
-            estimate += resources.shards * network_plan.n_parameters * BYTES_PER_PARAMETER
-        return estimate
+            training += resources.shards * network_plan.n_parameters * BYTES_PER_VALUE
+        # Scoring keeps no results for a backward pass, but has more samples at once.
+        largest = max(math.prod(step.input_shape) + math.prod(step.output_shape) for step in network_plan.steps)
+        scoring = network_plan.memory_bytes(0) + largest * self._job.training.validation_batch_size * BYTES_PER_VALUE
+        return max(training, scoring)
 
     def _open(self, device_type: str) -> Dataset:
         """The data set for training on a kind of device; opened once."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from nord_hpc.descriptor import NeuralDescriptor
+from nord_hpc.descriptor import Layer, NeuralDescriptor
 from nord_hpc.trial import Json
 
 ACTIVATION_KINDS = {
@@ -26,6 +26,7 @@ POOLING_KINDS = {"max": "MaxPool2d", "avg": "AvgPool2d"}
 INPUT = -1
 FIELDS = ("channels", "kernel", "activation", "normalization", "pooling")
 KEYS = frozenset({*FIELDS, "inputs"})
+IDENTITY = Layer("Identity", {})
 
 # Shares of the layers that a sample gives a second input, and of those whose only input is not the layer before.
 SKIP_SHARE = 0.3
@@ -114,6 +115,7 @@ class ConvGraph:
         self._min_layers, self._max_layers = options.min_layers, options.max_layers
         self._max_poolings = options.max_poolings if len(options.pooling) > options.pooling.count("none") else 0
         self._skip, self._join = options.skip, options.join
+        self._chains: dict[tuple[Any, ...], tuple[Layer, ...]] = {}
         self._choices: dict[str, tuple[Json, ...]] = {
             "channels": options.channels,
             "kernel": options.kernels,
@@ -247,33 +249,39 @@ class ConvGraph:
     def to_descriptor(self, genotype: Json) -> NeuralDescriptor:
         """The network: an identity as the input, then a short chain for each layer."""
         network = NeuralDescriptor()
-        network.add_layer("Identity", None, "input")
+        network.add_made_layer("input", IDENTITY)
         ends = {INPUT: "input"}
         for index, layer in enumerate(genotype):
-            kernel, batch = layer["kernel"], layer["normalization"] == "batch"
-            convolution = {
-                "out_channels": layer["channels"],
-                "kernel_size": kernel,
-                "padding": kernel // 2,
-                "bias": not batch,  # batch normalization takes a constant away again
-            }
-            chain: list[tuple[str, dict[str, Json] | None]] = []
-            if batch:
-                chain.append(("BatchNorm2d", None))
-            chain.append((ACTIVATION_KINDS[layer["activation"]], None))
-            if layer["pooling"] != "none":
-                chain.append((POOLING_KINDS[layer["pooling"]], {"kernel_size": 2}))
-            end = f"{index}_Conv2d"
-            network.add_layer("Conv2d", convolution, end, join=self._join)
-            for source in layer["inputs"]:
-                network.connect_layers(ends[source], end)
-            for kind, parameters in chain:
-                name = f"{index}_{kind}"
-                network.add_layer(kind, parameters, name)
-                network.connect_layers(end, name)
-                end = name
-            ends[index] = end
+            sources = [ends[source] for source in layer["inputs"]]
+            for made in self._chain(*(layer[field] for field in FIELDS)):
+                name = f"{index}_{made.kind}"
+                network.add_made_layer(name, made, sources)
+                sources = [name]
+            ends[index] = sources[0]
         return network
+
+    def _chain(self, *fields: Any) -> tuple[Layer, ...]:
+        """The descriptor's layers for one layer of a genotype; made once for all networks."""
+        chain = self._chains.get(fields)
+        if chain is None:
+            chain = self._chains[fields] = self._make_chain(dict(zip(FIELDS, fields, strict=True)))
+        return chain
+
+    def _make_chain(self, layer: dict[str, Any]) -> tuple[Layer, ...]:
+        kernel, batch = layer["kernel"], layer["normalization"] == "batch"
+        convolution = {
+            "out_channels": layer["channels"],
+            "kernel_size": kernel,
+            "padding": kernel // 2,
+            "bias": not batch,  # batch normalization takes a constant away again
+        }
+        chain = [Layer("Conv2d", convolution, self._join)]
+        if batch:
+            chain.append(Layer("BatchNorm2d", {}))
+        chain.append(Layer(ACTIVATION_KINDS[layer["activation"]], {}))
+        if layer["pooling"] != "none":
+            chain.append(Layer(POOLING_KINDS[layer["pooling"]], {"kernel_size": 2}))
+        return tuple(chain)
 
     def size(self) -> int:
         """How many genotypes there are."""

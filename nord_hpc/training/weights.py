@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,15 @@ from torch import nn
 
 from nord_hpc.errors import StoreError
 
+METADATA_KEY = "nord_hpc"
+"""The entry of the file's metadata that says, as JSON, what the weights belong to."""
+
 
 def save(network: nn.Module, path: Path, *, metadata: Mapping[str, str]) -> None:
     """Write parameters and buffers to `path`, durably: readers see the whole file or none."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
-    content = safetensors.torch.save(tensors, metadata=dict(metadata))
+    # One entry for all: the library writes several in a random order, and equal weights shall give equal files.
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -41,9 +46,9 @@ def load(network: nn.Module, path: Path, *, metadata: Mapping[str, str]) -> None
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            found = file.metadata() or {}
+            found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise StoreError(f"{path}: cannot be read as weights: {error}") from error
     for key, value in metadata.items():
         if found.get(key) != value:

@@ -37,6 +37,7 @@ def make_job(**sections: Any) -> Job:
         "name": "test",
         "dataset": {"name": "digits", "fraction": 0.3},
         "space": {"name": "conv_graph"},
+        "evaluator": {"name": "training", "head": {"features": "flattened"}},
         "strategy": {"name": "random_search"},
         "training": {"epochs": 2, "batch_size": 32, "optimizer": {"name": "adam", "lr": 0.01}},
         "budget": {"trials": 1},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import json
+import math
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -56,7 +56,7 @@ def shown(outcome: Outcome) -> dict[str, Any]:
 
 def main(folder: str, backend: str) -> None:
     weights = Path(folder, "weights")
-    job = candidates.make_job(evaluator={"name": "training", "digests": True})
+    job = candidates.make_job(evaluator={"digests": True})
     evaluator = candidates.make_evaluator(job, weights)
     gang, free = World(backend), candidates.Free()
     found: dict[str, Any] = {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import logging
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_outcome(tmp_path: Path) -> None:
     assert outcome.fitness == outcome.metrics["accuracy"]
     assert outcome.fitness is not None
     assert outcome.fitness > 0.3
-    assert outcome.metrics["n_parameters"] == (9 * 8 + 8) + 16 + (8 * 10 + 10)
+    assert outcome.metrics["n_parameters"] == (9 * 8 + 8) + 16 + (8 * 36 * 10 + 10)
     assert outcome.metrics["steps"] == 2 * outcome.metrics["samples_used"] // 32
     curve = outcome.metrics["curve"]
     assert [point["epoch"] for point in curve] == [1, 2]
@@ -66,13 +66,9 @@ def test_divergence_has_no_fitness(tmp_path: Path) -> None:
 
 
 def test_head_of_the_job(tmp_path: Path) -> None:
-    head = {"layers": [6], "features": "flattened", "dropout": 0.1}
-    outcome = evaluate(tmp_path, candidates.descriptor(), evaluator={"name": "training", "head": head})
-    plain = evaluate(tmp_path, candidates.descriptor())
-    conv = plain.metrics["n_parameters"] - (8 * 10 + 10)
-    flattened = (outcome.metrics["n_parameters"] - conv - (6 * 10 + 10) - 6) / 6
-    assert flattened % 8 == 0
-    assert flattened > 8
+    head = {"layers": [6], "features": "pooled", "dropout": 0.1}
+    outcome = evaluate(tmp_path, candidates.descriptor(), evaluator={"head": head})
+    assert outcome.metrics["n_parameters"] == (9 * 8 + 8) + 16 + (8 * 6 + 6) + (6 * 10 + 10)
 
 
 def test_test_uses_the_kept_weights(tmp_path: Path) -> None:
@@ -130,12 +126,14 @@ def test_examination(tmp_path: Path) -> None:
     evaluator = candidates.make_evaluator(made, tmp_path)
     info = evaluator.dataset.info
     found = evaluator.examine(candidates.descriptor(), made.full_fidelity)
-    assert found.n_parameters == 186
+    assert (found.n_parameters, found.multiply_adds) == (2986, 36 * 9 * 8 + 8 * 36 * 10)
     steps = info.n_train // 32
-    layers = 3 + 3  # the head pools, flattens and is dense
+    layers = 3 + 2  # the head flattens and is dense
     microseconds = 2 * 2 * steps * (300 + 60 * layers)
     samples = 3 * 2 * steps * 32 + 2 * info.n_validation
     assert found.cost == round(microseconds + found.multiply_adds * samples / 4000)
+    scoring = 500 * (2 * 8 * 36) * 4  # the largest step has as much input as output
+    assert found.memory_bytes == scoring + 4 * 4 * 2986
     assert evaluator.examine(candidates.descriptor(dead_branch=True), made.full_fidelity) == found
     half = evaluator.examine(candidates.descriptor(), Fidelity(epochs=2, fraction=0.5))
     assert half.cost < found.cost
@@ -197,4 +195,4 @@ def test_examination_needs_no_torch() -> None:
         timeout=60,
         check=True,
     )
-    assert done.stdout.strip() == "186 False"
+    assert done.stdout.strip() == "2986 False"
