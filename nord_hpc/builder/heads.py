@@ -34,7 +34,7 @@ class Head:
     activation: str = "ReLU"
     batch_norm: bool = False
     dropout: float = 0.0
-    features: str = "auto"
+    features: str = "pooled"
 
     def __post_init__(self) -> None:
         if self.kind not in ("dense", "none"):

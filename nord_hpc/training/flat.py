@@ -17,7 +17,8 @@ ALIGNMENT_BYTES = 64
 class FlatNetwork:
     """Makes the tensors of a network views of flat ones, in place; the network works as before.
 
-    Modules must write their buffers in place, as torch's own do. Parameters without gradient stay where they are. A parameter that no output depends on has a gradient of zero.
+    Modules must write their buffers in place, as torch's own do. Parameters without gradient stay where they are. A
+    parameter that no output depends on has a gradient of zero.
 
     Attributes:
         parameters_P: all trainable parameters, with padding that stays zero; its `grad` is the flat gradient.

@@ -48,7 +48,7 @@ def test_no_head_has_no_layers() -> None:
     ("given", "message"),
     [
         ({"kind": "conv"}, "head.kind: 'conv' is not a choice; set dense or none"),
-        ({"features": "all"}, "head.features: 'all' is not a choice; set pooled or flattened"),
+        ({"features": "all"}, "head.features: 'all' is not a choice; set auto, pooled or flattened"),
         ({"layers": [0]}, "head.layers: [0] is wrong; set a list of positive integers"),
         (
             {"widths": [3]},
@@ -60,3 +60,8 @@ def test_what_is_wrong_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as caught:
         Head.from_json(given)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("shape", "first"), [((8, 8, 8), "Flatten"), ((8, 9, 9), "AdaptiveAvgPool2d"), ((8,), "Linear")])
+def test_auto_flattens_maps_of_up_to_64_positions(shape: tuple[int, ...], first: str) -> None:
+    assert Head(features="auto").operations(shape, 10)[0][1] == first
