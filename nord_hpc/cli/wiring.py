@@ -164,7 +164,7 @@ def _master_rank(
     except BadInput:
         for rank in transport.worker_ranks():
             transport.send(rank, Setup(0, None))
-            transport.send(rank, Stop(0, abandon=True))
+            transport.send(rank, Stop(0))
         transport.flush(5.0)
         raise
     except Exception:
@@ -212,7 +212,7 @@ def _master(
     with Journal(folder.journal_file) as journal:
         history = History(journal.records)
         check_unchanged(history, folder, job, accept_changes=accept_changes)
-        coordinator = _make_coordinator(job, folder, evaluator, history, n_workers=len(transport.worker_ranks()))
+        coordinator = _make_coordinator(job, folder, evaluator, history, ranks=transport.worker_ranks())
         epoch = len(history.lives) + 1
         begin = {
             "kind": "run",
@@ -253,7 +253,7 @@ def _master(
 
 
 def _make_coordinator(
-    job: Job, folder: RunFolder, evaluator: Evaluator, history: History, *, n_workers: int
+    job: Job, folder: RunFolder, evaluator: Evaluator, history: History, *, ranks: tuple[int, ...]
 ) -> Coordinator:
     space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
     space = space_class(space_options)
@@ -267,7 +267,7 @@ def _make_coordinator(
         job,
         scheduler=make_scheduler(job, strategy=strategy, maker=maker),
         epoch=len(history.lives) + 1,
-        n_workers=n_workers,
+        ranks=ranks,
         seconds_left=None if job.budget.hours is None else max(0.0, job.budget.hours * 3600.0 - used),
     )
 
@@ -330,6 +330,8 @@ def bounded_exit() -> Iterator[Leaving]:
     timer = threading.Timer(LEAVE_SECONDS, leave)
     timer.daemon = True
     timer.start()
+    if "mpi4py.MPI" in sys.modules:
+        sys.modules["mpi4py.MPI"].Finalize()  # here, where the timer still runs, and not at the interpreter's very end
 
 
 def on_stop_signals(call: Callable[[], None]) -> None:

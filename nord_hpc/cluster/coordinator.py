@@ -122,12 +122,14 @@ class Coordinator:
         ended: the last action, once the search has ended.
     """
 
-    def __init__(self, job: Job, *, scheduler: Scheduler, epoch: int, n_workers: int, seconds_left: float | None) -> None:
+    def __init__(
+        self, job: Job, *, scheduler: Scheduler, epoch: int, ranks: tuple[int, ...], seconds_left: float | None
+    ) -> None:
         """A coordinator for a search that has not begun; `restore` makes it continue one.
 
         Args:
             epoch: of this master, one more than the last one's.
-            n_workers: worker ranks that exist; gangs are sized by this number.
+            ranks: of the workers that exist, whether they have said hello or not; gangs are sized by their number.
             seconds_left: of the hours budget, or None.
         """
         self.job = job
@@ -138,7 +140,8 @@ class Coordinator:
         self.n_finished = 0
         self.ended: End | None = None
         self._epoch = epoch
-        self._n_workers = n_workers
+        self._ranks = ranks
+        self._n_workers = len(ranks)
         self._seconds_left = seconds_left
         self._began_at: float | None = None
         self._virtual = job.order.mode == "virtual"
@@ -270,8 +273,7 @@ class Coordinator:
         if self._stopping is None and self.ended is None:
             self._stopping = reason
             self._stop_deadline = at + STOP_GRACE_SECONDS
-            for rank in self.pool.ranks():
-                self._send(rank, Stop(self._epoch, abandon=True))
+            self._stop_all()
 
     def _on_tick(self, *, at: float) -> None:
         for rank in self.pool.overdue(at):
@@ -359,11 +361,15 @@ class Coordinator:
                 self._send(ranks[0], TestTask(self._epoch, best.trial))
 
     def _end(self, state: str, reason: str | None, *, at: float) -> None:
-        for rank in self.pool.ranks():
-            self._send(rank, Stop(self._epoch, abandon=True))
+        self._stop_all()
         self._record({"kind": "ended", "state": state, "reason": reason}, at=at)
         self.ended = End(state, reason)
         self._actions.append(self.ended)
+
+    def _stop_all(self) -> None:
+        """To every rank, also those that have not said hello yet: one that is missed would wait for ever."""
+        for rank in self._ranks:
+            self._send(rank, Stop(self._epoch))
 
     def _busy(self) -> bool:
         return len(self.pool.idle()) < len(self.pool)

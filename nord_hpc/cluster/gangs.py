@@ -46,9 +46,6 @@ class RankPool:
     def idle(self) -> list[int]:
         return [rank for rank, worker in self._workers.items() if worker.busy_with is None]
 
-    def ranks(self) -> list[int]:
-        return list(self._workers)
-
     def overdue(self, at: float) -> list[int]:
         """Busy ranks whose deadline has passed."""
         return [r for r, worker in self._workers.items() if worker.busy_with is not None and at > worker.deadline]

@@ -49,10 +49,9 @@ class TestTask:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Master to every worker: leave what you do and end. `abandon` ends a trial in progress too."""
+    """Master to every worker: leave a trial in progress, and end."""
 
     epoch: int
-    abandon: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,7 @@ class MpiWorker:
         """Whether the master wants a trial in progress to be left; looks at what has arrived."""
         if self._mailbox.arrived():
             self._take_in()
-        return self._stop is not None and self._stop.abandon
+        return self._stop is not None
 
     def _take_in(self) -> None:
         for _, message in self._mailbox.receive_all():

@@ -80,6 +80,8 @@ class SimulatedTransport:
     """Virtual workers. See `nord_hpc.interfaces.Transport`.
 
     Attributes:
+        alive: ranks that have not died or hung.
+        stopped: ranks that were told to stop.
         started: numbers of the trials whose evaluation began, in order, once for each attempt.
     """
 
@@ -98,12 +100,13 @@ class SimulatedTransport:
             began_at: the time on the virtual clock, in seconds.
         """
         self.started: list[int] = []
+        self.stopped: set[int] = set()
         self._rng = rng
         self._faults = faults
         self._outcome = outcome
         self._now = began_at
         self._ranks = tuple(range(1, n_workers + 1))
-        self._alive = set(self._ranks)
+        self.alive = set(self._ranks)
         self._gathering: dict[tuple[int, int], set[int]] = {}
         self._busy: dict[int, Task] = {}
         self._events: list[tuple[float, int, int, Any]] = []
@@ -118,7 +121,7 @@ class SimulatedTransport:
         return self._now
 
     def send(self, rank: int, message: Any) -> None:
-        if rank not in self._alive:
+        if rank not in self.alive:
             return
         match message:
             case Task():
@@ -127,6 +130,7 @@ class SimulatedTransport:
                 number = message.trial.number
                 self._later(1.0, rank, TestReport(message.epoch, rank, number, {"accuracy": 0.5}))
             case Stop():
+                self.stopped.add(rank)
                 task = self._busy.get(rank)
                 if task is not None:
                     stopped = Report(task.epoch, rank, task.trial.number, task.attempt, None, stopped=True)
@@ -141,7 +145,7 @@ class SimulatedTransport:
             _, _, rank, message = heapq.heappop(self._events)
             if isinstance(message, Report):
                 self._busy.pop(rank, None)
-            if rank in self._alive or isinstance(message, RankLost):
+            if rank in self.alive or isinstance(message, RankLost):
                 yield rank, message
 
     def _gather(self, rank: int, task: Task) -> None:
@@ -180,7 +184,7 @@ class SimulatedTransport:
         victim = self._rng.choice(task.ranks)
         at = seconds * self._rng.random()
         self._later(at, victim, RankLost(victim, f"rank {victim} died"))
-        self._alive.discard(victim)
+        self.alive.discard(victim)
         self._broken(task, at, [rank for rank in task.ranks if rank != victim])
 
     def _break(self, task: Task, seconds: float) -> None:
@@ -188,7 +192,7 @@ class SimulatedTransport:
 
     def _hang(self, task: Task, seconds: float) -> None:
         for rank in task.ranks:
-            self._alive.discard(rank)
+            self.alive.discard(rank)
 
     def _broken(self, task: Task, at: float, ranks: list[int]) -> None:
         for rank in ranks:

@@ -97,8 +97,10 @@ def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = Non
             pass
         result.started += transport.started
         durable, now = journal.whole(), transport.now()
-        if ended is not None and ended.state == "finished":
-            break
+        if ended is not None:
+            assert transport.stopped == transport.alive, "a rank was left waiting"
+            if ended.state == "finished":
+                break
     result.history = History(SimulatedJournal(durable).records)
     result.seconds = now
     check_invariants(job, result)
@@ -107,7 +109,7 @@ def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = Non
 
 def _one_life(job: Job, journal: SimulatedJournal, transport: SimulatedTransport, told: list[int]) -> Any:
     history = History(journal.records)
-    coordinator = make_coordinator(job, told=told, epoch=len(history.lives) + 1, n_workers=len(transport.worker_ranks()))
+    coordinator = make_coordinator(job, told=told, epoch=len(history.lives) + 1, ranks=transport.worker_ranks())
     record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}}
     journal.append({**record, "at": transport.now()})
     coordinator.restore(history, None, at=transport.now())
@@ -121,7 +123,7 @@ def _one_life(job: Job, journal: SimulatedJournal, transport: SimulatedTransport
     )
 
 
-def make_coordinator(job: Job, *, told: list[int], epoch: int, n_workers: int) -> Coordinator:
+def make_coordinator(job: Job, *, told: list[int], epoch: int, ranks: tuple[int, ...]) -> Coordinator:
     evaluator_class, evaluator_options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
     evaluator = evaluator_class(evaluator_options, job=job, folder=job.folder, weights_folder=job.folder)
     space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
@@ -131,7 +133,7 @@ def make_coordinator(job: Job, *, told: list[int], epoch: int, n_workers: int) -
     strategy = strategy_class(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
     maker = TrialMaker(job, space=space, evaluator=evaluator)
     scheduler = make_scheduler(job, strategy=Recording(strategy, told), maker=maker)
-    return Coordinator(job, scheduler=scheduler, epoch=epoch, n_workers=n_workers, seconds_left=None)
+    return Coordinator(job, scheduler=scheduler, epoch=epoch, ranks=ranks, seconds_left=None)
 
 
 def check_invariants(job: Job, result: Simulation) -> None:

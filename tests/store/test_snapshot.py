@@ -30,18 +30,22 @@ def run_until(job_order: str, commits: int | None, durable: bytes, path: Path, *
     journal = SimulatedJournal(durable, rng=rng)
     history = History(journal.records)
     transport = SimulatedTransport(3, rng=rng, faults=Faults(), outcome=candidate_outcome)
-    coordinator = make_coordinator(job, told=[], epoch=len(history.lives) + 1, n_workers=3)
+    coordinator = make_coordinator(job, told=[], epoch=len(history.lives) + 1, ranks=(1, 2, 3))
     journal.append({"kind": "run", "ranks": 4, "host": "a", "machine": {}, "job": {}, "code": {}, "at": transport.now()})
     state: Json = snapshot.resume_state(path, history) if use_snapshot else None
     assert (state is not None) == (use_snapshot and bool(durable))
     coordinator.restore(history, state, at=transport.now())
 
+    seen = -1
+
     def on_tick() -> None:
+        nonlocal seen
         ledger = coordinator.scheduler.ledger
         if commits is not None and ledger.n_committed >= commits:
             raise Stopped
         journal.sync()
-        if not ledger.over:
+        if not ledger.over and ledger.n_committed > seen:
+            seen = ledger.n_committed
             snapshot.write(path, History(journal.records), coordinator.scheduler.state_dict())
 
     try:
@@ -87,7 +91,7 @@ def test_a_snapshot_of_another_history_is_refused(tmp_path: Path) -> None:
     state = snapshot.resume_state(path, history)
     assert state is not None
     state["history_sha256"] = "0" * 64
-    coordinator = make_coordinator(make_job(), told=[], epoch=2, n_workers=1)
+    coordinator = make_coordinator(make_job(), told=[], epoch=2, ranks=(1,))
     with pytest.raises(StoreError, match="the snapshot belongs to another history"):
         coordinator.restore(history, state, at=0.0)
 
