@@ -71,6 +71,7 @@ class TrainingSettings(Settings):
     Attributes:
         epochs: of a trial of full fidelity.
         batch_size: the global one, over all shards.
+        schedule: of the learning rate, over all steps of a trial: `cosine` and `linear` bring it down to zero.
         scale_lr: `linear` multiplies the learning rate by the number of shards.
         sync_batch_norm: batch statistics over the whole batch and not each shard alone; needs the fast reduction.
         precision: `auto` is bf16 on GPUs that have it and fp32 on CPUs.
@@ -80,6 +81,7 @@ class TrainingSettings(Settings):
     epochs: int = Field(1, ge=0)
     batch_size: int = Field(64, ge=1)
     optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     scale_lr: Literal["none", "linear"] = "none"
     sync_batch_norm: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -15,7 +15,7 @@ from nord_hpc import seeding
 from nord_hpc.errors import TrialFailed
 from nord_hpc.interfaces import Control, DataParallel
 from nord_hpc.job import TrainingSettings
-from nord_hpc.training import optimizers
+from nord_hpc.training import optimizers, schedules
 from nord_hpc.training.batches import BatchPlan, epoch_order, noise_seed, plan_batches, subset
 from nord_hpc.training.checks import check_sync_batch_norm
 from nord_hpc.training.data import Info, Part
@@ -174,8 +174,9 @@ class _Training:
         if reduction == "exact":
             self.reduction = ExactReduction(self.model.gradient_P, slots=self.slots, data_parallel=data_parallel)
 
-        lr = settings.optimizer.lr * (shards if settings.scale_lr == "linear" else 1)
-        self.optimizer = optimizers.build(settings.optimizer, self.model.parameters_P, lr=lr)
+        self.lr = settings.optimizer.lr * (shards if settings.scale_lr == "linear" else 1)
+        self.n_steps = self.batches.steps * fidelity.epochs
+        self.optimizer = optimizers.build(settings.optimizer, self.model.parameters_P, lr=self.lr)
         self.loss_sum = LOSS_SUMS[data.info.task]
         self.metrics = metrics_of(data.info.task, n_outputs=data.info.n_outputs)
         self.autocast = autocast_of(device, precision)
@@ -203,6 +204,7 @@ class _Training:
                 self.buffers.leave(slot)
                 self.reduction.after_shard(slot)
             self.reduction.finish()
+            self._set_lr((epoch - 1) * self.batches.steps + step)
             self.optimizer.step()
             self.model.gradient_P.zero_()
         return self._mean_loss(epoch)
@@ -223,6 +225,11 @@ class _Training:
         weights_sha256 = self.model.sha256() if self.digests else None
         self.buffers.go_on()
         return EpochReport(epoch, train_loss, values, weights_sha256)
+
+    def _set_lr(self, step: int) -> None:
+        factor = schedules.factor(self.settings.schedule, step=step, n_steps=self.n_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
 
     def _mean_loss(self, epoch: int) -> float:
         """The epoch's loss over all parts; a step whose loss is not finite ends the trial, on all ranks alike."""
