@@ -119,7 +119,6 @@ def resume(
 @app.command(hidden=True)
 def rank(folder: FolderArgument, accept_changes: Annotated[bool, typer.Option("--accept-changes")] = False) -> int:
     """One rank of a search that `nord-hpc run -n` or `resume -n` supervises."""
-    launch.die_with_parent()
     log_to_stderr()
     code = _run_in_world(lambda: RunFolder.open(folder), accept_changes=accept_changes, shows=False)
     return wiring.DONE if code == wiring.INTERRUPTED else code  # the supervisor reads the journal

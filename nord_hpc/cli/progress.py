@@ -86,32 +86,39 @@ def best_entry(history: History, job: Job) -> Entry | None:
 
 
 def print_result(console: Console, folder: RunFolder, summary: dict[str, Any], history: History) -> None:
-    """The end of a run in a few lines: the best network, its accuracies, utilization, and where everything is."""
-    trials, best = summary["trials"], summary["best"]
-    console.print(
-        f"[bold]{summary['name']}[/bold] {summary['state']}"
-        + (f" ({summary['reason']})" if summary["reason"] else "")
-        + f": {trials['completed']} completed, {trials['failed']} failed, {trials['infeasible']} infeasible, "
-        f"{summary['wall_seconds']:.0f} s on {summary['ranks']} rank{'s' * (summary['ranks'] != 1)}",
-        highlight=False,
-    )
+    """A run in a few lines: the best network, its accuracies, utilization, and where everything is."""
+    for line in result_lines(folder, summary, history):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def result_lines(folder: RunFolder, summary: dict[str, Any], history: History) -> list[str]:
+    trials, best, metric = summary["trials"], summary["best"], summary["metric"]
+    reason = f" ({summary['reason']})" if summary["reason"] else ""
+    plural = "s" * (summary["ranks"] != 1)
+    lines = [
+        f"{summary['name']} {summary['state']}{reason}: {trials['completed']} completed, {trials['failed']} failed, "
+        f"{trials['infeasible']} infeasible, {summary['wall_seconds']:.0f} s on {summary['ranks']} rank{plural}"
+    ]
     if best is None:
-        console.print("no trial completed, so there is no best network", highlight=False)
+        lines.append("no trial has completed yet, so there is no best network")
     else:
-        entry = history.entries[best["trial"]]
-        console.print(f"best network (trial {best['trial']}, {entry.trial.n_parameters:,} parameters):", highlight=False)
-        for line in describe(entry.trial.descriptor):
-            console.print(f"  {line}", highlight=False, markup=False)
-        console.print(f"validation {summary['metric']} {best['fitness']:.4f}", highlight=False)
-        test = best["test"]
-        if test and summary["metric"] in test:
-            console.print(f"test {summary['metric']} {test[summary['metric']]:.4f}", highlight=False)
-        elif test and "error" in test:
-            console.print(f"the test part could not be scored: {test['error']}", highlight=False)
+        trial = history.entries[best["trial"]].trial
+        lines.append(f"best network (trial {best['trial']}, {trial.n_parameters:,} parameters):")
+        lines += [f"  {line}" for line in describe(trial.descriptor)]
+        lines.append(f"validation {metric} {best['fitness']:.4f}")
+        test = best["test"] or {}
+        if metric in test:
+            lines.append(f"test {metric} {test[metric]:.4f}")
+        elif "error" in test:
+            lines.append(f"the test part could not be scored: {test['error']}")
     if summary["utilization"] is not None:
-        console.print(f"utilization {summary['utilization']:.1%}", highlight=False)
-    console.print(f"history {summary['history_sha256']}", highlight=False, soft_wrap=True)
-    console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
+        lines.append(f"utilization {summary['utilization']:.1%}")
+    if summary["mixed_machines"]:
+        lines.append("trials ran on different machines, so the history need not repeat to the bit on one of them")
+    if summary["not_repeatable"]:
+        numbers = ", ".join(map(str, summary["not_repeatable"]))
+        lines.append(f"ended by time, memory or a lost rank, and so not repeatable: trials {numbers}")
+    return [*lines, f"history {summary['history_sha256']}", f"run folder {folder.path}"]
 
 
 def describe(descriptor: dict[str, Any]) -> list[str]:

@@ -26,6 +26,8 @@ RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 STOP_SECONDS = 30.0
 """From a request to stop until the ranks are killed."""
 PR_SET_PDEATHSIG = 1
+SUPERVISED = "NORD_HPC_SUPERVISED"
+"""Environment variable of the ranks that a supervisor started."""
 
 
 def under_launcher(environment: Mapping[str, str] = os.environ) -> bool:
@@ -85,6 +87,14 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def follow_supervisor() -> None:
+    """In a supervised rank: die with mpirun, also if it died before this call."""
+    if SUPERVISED in os.environ and under_launcher():
+        die_with_parent()
+        if os.getppid() == 1:
+            os._exit(1)
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
     """How one mpirun ended.
@@ -115,7 +125,7 @@ class Supervisor:
             threads: of each rank.
             on_wait: called a few times a second.
         """
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NORD_HPC_SUPERVISED": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), SUPERVISED: "1"}
         self._process = subprocess.Popen(
             command,
             env=environment,

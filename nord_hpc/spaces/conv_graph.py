@@ -67,7 +67,7 @@ class ConvGraph:
         channels: tuple[int, ...] = (8, 16, 32)
         kernels: tuple[int, ...] = (1, 3, 3, 5)
         activations: tuple[Literal["relu", "elu", "gelu", "leaky_relu", "sigmoid", "silu", "tanh"], ...] = ("relu",)
-        normalization: tuple[Literal["batch", "none"], ...] = ("batch", "batch", "batch", "none")
+        normalization: tuple[Literal["batch", "none"], ...] = ("batch",)
         pooling: tuple[Literal["none", "max", "avg"], ...] = ("none", "max", "avg")
         max_poolings: int = Field(2, ge=0)
         skip: bool = True
