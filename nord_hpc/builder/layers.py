@@ -50,3 +50,14 @@ class SeparableConv3d(_SeparableConv):
     """Depthwise separable convolution of [N, C, D, H, W]."""
 
     convolution = nn.Conv3d
+
+
+class FirstChannels(nn.Module):
+    """The first `channels` channels of [N, C, ...]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, : self.channels]

@@ -76,6 +76,7 @@ OPERATIONS: dict[str, Operation] = dict(
         ),
         _operation("Dropout", shapes.dropout, "p inplace"),
         *(_operation(f"Dropout{n}d", shapes.map_dropout(n), "p inplace") for n in (1, 2, 3)),
+        _operation("FirstChannels", shapes.first_channels, "channels", module=_OWN),
         _operation("Flatten", shapes.flatten, "start_dim end_dim"),
         _operation("GroupNorm", shapes.group_norm, "num_groups num_channels eps affine"),
         _operation("Identity", shapes.same_shape),

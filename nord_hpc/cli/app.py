@@ -69,18 +69,18 @@ def run(
     """Start a search. Under mpirun it uses the world it finds; with -n it starts mpirun itself; else it runs inline."""
     log_to_stderr(verbose=verbose)
 
-    def prepare() -> RunFolder:
+    def prepare(n_workers: int) -> RunFolder:
         loaded = jobs.load(job, overrides=overrides)
+        wiring.check_gang(loaded, n_workers)
         return RunFolder.create(out or _default_folder(loaded), loaded)
 
     if launch.under_launcher():
         return _run_in_world(prepare, ranks=ranks)
     if ranks is None or ranks == 1:
         launch.check_world(1, {} if ranks == 1 else os.environ)
-        return _run_inline(prepare())
-    wiring.check_gang(jobs.load(job, overrides=overrides), ranks - 1)
+        return _run_inline(prepare(1))
     launch.find_mpirun()
-    return _supervise(prepare(), ranks)
+    return _supervise(prepare(ranks - 1), ranks)
 
 
 @app.command()
@@ -96,9 +96,10 @@ def resume(
     """Continue a search that was stopped or killed, where it was."""
     log_to_stderr(verbose=verbose)
 
-    def prepare() -> RunFolder:
+    def prepare(n_workers: int) -> RunFolder:
         opened = RunFolder.open(folder)
         changed = opened.job(overrides=tuple(overrides))
+        wiring.check_gang(changed, n_workers)
         if overrides:
             wiring.check_unchanged(opened.history(), opened, changed, accept_changes=accept_changes)
             opened.save_job(changed)
@@ -106,13 +107,12 @@ def resume(
 
     if launch.under_launcher():
         return _run_in_world(prepare, ranks=ranks, accept_changes=accept_changes)
-    opened = prepare()
+    opened = prepare(max(1, (ranks or 1) - 1))
     if _nothing_left(opened):
         return wiring.DONE
     if ranks is None or ranks == 1:
         launch.check_world(1, {} if ranks == 1 else os.environ)
         return _run_inline(opened, accept_changes=accept_changes)
-    wiring.check_gang(opened.job(), ranks - 1)
     return _supervise(opened, ranks, accept_changes=accept_changes)
 
 
@@ -120,7 +120,7 @@ def resume(
 def rank(folder: FolderArgument, accept_changes: Annotated[bool, typer.Option("--accept-changes")] = False) -> int:
     """One rank of a search that `nord-hpc run -n` or `resume -n` supervises."""
     log_to_stderr()
-    code = _run_in_world(lambda: RunFolder.open(folder), accept_changes=accept_changes, shows=False)
+    code = _run_in_world(lambda _: RunFolder.open(folder), accept_changes=accept_changes, shows=False)
     return wiring.DONE if code == wiring.INTERRUPTED else code  # the supervisor reads the journal
 
 
@@ -215,11 +215,11 @@ def _run_in_world(
     world = World()
     view: list[ProgressView] = []
 
-    def prepare_and_show() -> RunFolder:
+    def prepare_and_show(n_workers: int) -> RunFolder:
         launch.check_world(world.size)
         if ranks is not None and ranks != world.size:
             raise BadInput(f"-n {ranks} does not fit the {world.size} ranks that the launcher started; leave -n away")
-        folder = prepare()
+        folder = prepare(n_workers)
         if shows:
             view.append(ProgressView(folder, _error_console()))
         return folder
@@ -229,7 +229,7 @@ def _run_in_world(
             view[0].update()
 
     if world.size == 1:
-        return _run_inline(prepare_and_show(), accept_changes=accept_changes)
+        return _run_inline(prepare_and_show(1), accept_changes=accept_changes)
     with wiring.bounded_exit() as leaving:
         try:
             leaving.code = wiring.run_ranks(world, prepare_and_show, on_tick=update, accept_changes=accept_changes)

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Prepare = Callable[[], RunFolder]
+Prepare = Callable[[int], RunFolder]
+"""Makes or opens the run folder for a number of workers; raises `BadInput` before anything is written."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
@@ -146,9 +147,8 @@ def _master_rank(
     signals = StopSignals()
     transport = MpiTransport(world)
     try:
-        folder = prepare()
+        folder = prepare(world.size - 1)
         job = folder.job()
-        check_gang(job, world.size - 1)
         log_to_file(folder.logs / "rank-0.log")
         evaluator = make_evaluator(job, folder)
         code = _master(
@@ -305,7 +305,7 @@ def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[],
 def _say_rank(rank: int) -> None:
     error = sys.exc_info()[1]
     text = traceback.format_exc()
-    log.error("rank %d ends: %s", rank, text)
+    log.info("rank %d ends: %s", rank, text)  # to its log file; people get it once, below
     sys.stderr.write(f"rank {rank} on {socket.gethostname()}: {type(error).__name__}\n{text}")
     sys.stderr.flush()
 

@@ -211,6 +211,10 @@ class Coordinator:
                     self._finish(None, at=at)
                 elif not self.running and self._n_workers == 0:
                     self._end("interrupted", "no worker is left", at=at)
+        return self.take_actions()
+
+    def take_actions(self) -> list[Action]:
+        """The actions that nobody has carried out yet. After an exception in `step`, its records are still true."""
         actions, self._actions = self._actions, []
         return actions
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
-from nord_hpc.cluster.coordinator import Coordinator, DropWeights, End, Record, Send, StopRequested, Tick
+from nord_hpc.cluster.coordinator import Action, Coordinator, DropWeights, End, Record, Send, StopRequested, Tick
 from nord_hpc.interfaces import Transport
 from nord_hpc.store.journal import Appendable
 
@@ -65,7 +64,7 @@ def run_master(
         if at >= next_progress:
             next_progress = at + PROGRESS_SECONDS
             journal.append({"kind": "progress", "master_seconds": meter.seconds, "at": at})
-        end = _carry_out(coordinator.step(at=at), journal, transport, drop_weights)
+        end = _carry_out(_step(coordinator, journal, at=at), journal, transport, drop_weights)
         meter.stop()
         if end is not None:
             journal.append({"kind": "progress", "master_seconds": meter.seconds, "at": at})
@@ -77,8 +76,20 @@ def run_master(
             meter.stop()
 
 
+def _step(coordinator: Coordinator, journal: Appendable, *, at: float) -> list[Action]:
+    """One step; if it raises, as a strategy may, the results that came in before are saved all the same."""
+    try:
+        return coordinator.step(at=at)
+    except BaseException:
+        for action in coordinator.take_actions():
+            if isinstance(action, Record):
+                journal.append(action.record)
+        journal.sync()
+        raise
+
+
 def _carry_out(
-    actions: list[Any], journal: Appendable, transport: Transport, drop_weights: Callable[[int], None]
+    actions: list[Action], journal: Appendable, transport: Transport, drop_weights: Callable[[int], None]
 ) -> End | None:
     sends: list[Send] = []
     end: End | None = None

@@ -31,7 +31,7 @@ class WorkerControl:
             raise SearchStopped
         if time.monotonic() > self._ends:
             raise TrialFailed(
-                f"it took more than {self._limit_seconds:.0f} s (limits.trial_seconds)", kind=FailureKind.TIME_LIMIT.value
+                f"it took more than {self._limit_seconds:g} s (limits.trial_seconds)", kind=FailureKind.TIME_LIMIT.value
             )
 
 

@@ -41,7 +41,17 @@ EXACT_SHARDS = 8
 
 
 class HeadOptions(Settings):
-    """The dense part behind the searched layers; see `nord_hpc.builder.heads.Head`."""
+    """The dense part behind the searched layers; see `nord_hpc.builder.heads.Head`.
+
+    Attributes:
+        kind: `none` where the descriptor's last layer gives the outputs itself.
+        layers: widths of the hidden dense layers.
+        activation: kind of layer after each hidden dense layer.
+        batch_norm: whether batch normalization stands between the two.
+        dropout: probability, before each dense layer.
+        features: `pooled` averages maps to one value a channel, `flattened` takes all values; `auto` flattens maps of
+            up to 64 positions.
+    """
 
     kind: Literal["dense", "none"] = "dense"
     layers: tuple[int, ...] = ()

@@ -55,6 +55,9 @@ class ConvGraph:
             min_layers, max_layers: convolutions of a network, first to last.
             channels: of a convolution's output.
             kernels: side of a convolution's window, odd.
+            activations: after a convolution and its normalization.
+            normalization: `batch` normalization after a convolution, or `none`.
+            pooling: at the end of a layer: `none`, `max` or `avg`, over 2 x 2.
             max_poolings: layers of a network that may pool; how many do is drawn first, uniformly, then which.
             skip: whether layers may read several earlier ones, or none of the one before.
             join: how several inputs of a layer become one.
