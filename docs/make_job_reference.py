@@ -173,7 +173,9 @@ def _range(field: FieldInfo) -> str:
     ]
     if choices:
         types = [f"`{choice}`" for choice in choices] + types
-    return " or ".join(types) + (f" {', '.join(bounds)}" if bounds else "")
+    may_be_null = "null" in types
+    text = " or ".join(name for name in types if name != "null") + (f" {', '.join(bounds)}" if bounds else "")
+    return f"{text}, or null" if may_be_null else text
 
 
 def _alternatives(kind: Any) -> tuple[list[Any], list[str]]:
@@ -186,6 +188,8 @@ def _alternatives(kind: Any) -> tuple[list[Any], list[str]]:
     found = [_alternatives(arg) for arg in inner]
     choices = [choice for some, _ in found for choice in some]
     types = [name for _, some in found for name in some]
+    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+        return [], [f"[{', '.join(arg.__name__ for arg in inner)}]"]
     if get_origin(kind) is tuple:
         pair = " or ".join([*(f"`{choice}`" for choice in choices), *dict.fromkeys(types)])
         return [], [f"list of {pair}"]

@@ -1,4 +1,4 @@
-"""The errors that nord_hpc raises on purpose, each with one way of being handled; unexpected ones are left to Python."""
+"""The errors that nord_hpc raises on purpose, each handled in one way; unexpected ones are left to Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Protocols between the parts of nord_hpc, with their contracts; implementations stand in the folders named after them."""
+"""The Protocols between the parts of nord_hpc, with their contracts; implementations have folders of their own."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Strategy(Protocol):
         """Learn what became of a trial. Each trial is told once, in commit order."""
 
     def independent_asks(self) -> int:
-        """How many of the next asks will give the same proposals whatever is told before them. May be less, never more."""
+        """How many of the next asks give the same proposals whatever is told before. May be less, never more."""
 
     def state_dict(self) -> Json:
         """All that is needed to go on later, random state included, as JSON."""

@@ -46,9 +46,9 @@ class DatasetSettings(Named):
 
     name: str = "digits"
     path: str | None = None
-    fraction: float = Field(1.0, gt=0, le=1)
-    validation: float = Field(0.2, gt=0, lt=1)
-    split_seed: int = Field(0, ge=0)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    validation: float = Field(default=0.2, gt=0, lt=1)
+    split_seed: int = Field(default=0, ge=0)
     storage: Literal["auto", "device", "host", "mmap"] = "auto"
 
 
@@ -56,7 +56,7 @@ class OptimizerSettings(Named):
     """`adam`, `adamw`, `sgd` or `rmsprop`, its learning rate, and torch's own further options of it."""
 
     name: str = "adam"
-    lr: float = Field(0.001, gt=0)
+    lr: float = Field(default=0.001, gt=0)
 
 
 class EvaluatorSettings(Named):
@@ -78,14 +78,14 @@ class TrainingSettings(Settings):
         validation_batch_size: samples scored at once.
     """
 
-    epochs: int = Field(1, ge=0)
-    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(default=1, ge=0)
+    batch_size: int = Field(default=64, ge=1)
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     scale_lr: Literal["none", "linear"] = "none"
     sync_batch_norm: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    validation_batch_size: int = Field(500, ge=1)
+    validation_batch_size: int = Field(default=500, ge=1)
 
 
 class ObjectiveSettings(Settings):
@@ -98,8 +98,8 @@ class ObjectiveSettings(Settings):
 class BudgetSettings(Settings):
     """When the search ends: the first limit that is reached. Infeasible candidates do not count as trials."""
 
-    trials: int | None = Field(None, ge=1)
-    hours: float | None = Field(None, gt=0)
+    trials: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_is_set(self) -> BudgetSettings:
@@ -121,11 +121,11 @@ class ResourceSettings(Settings):
         device: `auto` is the GPU where there is one.
     """
 
-    shards: int = Field(1, ge=1)
-    gang: int = Field(1, ge=1)
+    shards: int = Field(default=1, ge=1)
+    gang: int = Field(default=1, ge=1)
     backend: Literal["auto", "horovod", "torch_ddp", "single"] = "auto"
     reduction: Literal["auto", "exact", "fast"] = "auto"
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
@@ -137,7 +137,6 @@ class ResourceSettings(Settings):
                 f"{', '.join(map(str, divisors))}, or shards to a multiple of {self.gang}"
             )
         return self
-
 
     @property
     def exact(self) -> bool:
@@ -157,8 +156,8 @@ class OrderSettings(Settings):
     """
 
     mode: Literal["virtual", "arrival"] = "virtual"
-    virtual_gangs: int = Field(8, ge=1)
-    run_ahead: int = Field(8, ge=0)
+    virtual_gangs: int = Field(default=8, ge=1)
+    run_ahead: int = Field(default=8, ge=0)
 
 
 class LimitSettings(Settings):
@@ -172,17 +171,17 @@ class LimitSettings(Settings):
         infeasible_in_a_row: infeasible candidates in a row that end the job, as the space and data do not fit.
     """
 
-    attempts: int = Field(2, ge=1)
-    trial_seconds: float | None = Field(None, gt=0)
-    memory_gib: float = Field(4.0, gt=0)
-    restarts: int = Field(3, ge=0)
-    infeasible_in_a_row: int = Field(1000, ge=1)
+    attempts: int = Field(default=2, ge=1)
+    trial_seconds: float | None = Field(default=None, gt=0)
+    memory_gib: float = Field(default=4.0, gt=0)
+    restarts: int = Field(default=3, ge=0)
+    infeasible_in_a_row: int = Field(default=1000, ge=1)
 
 
 class CheckpointSettings(Settings):
     """What is kept: the weights of the best `keep_weights` trials, at least those of the best one."""
 
-    keep_weights: int = Field(3, ge=1)
+    keep_weights: int = Field(default=3, ge=1)
 
 
 class CostSettings(Settings):
@@ -192,16 +191,16 @@ class CostSettings(Settings):
     forward multiply-adds / `multiply_adds_per_microsecond` (three times that for training).
     """
 
-    step_microseconds: float = Field(300.0, ge=0)
-    layer_microseconds: float = Field(60.0, ge=0)
-    multiply_adds_per_microsecond: float = Field(4000.0, gt=0)
+    step_microseconds: float = Field(default=300.0, ge=0)
+    layer_microseconds: float = Field(default=60.0, ge=0)
+    multiply_adds_per_microsecond: float = Field(default=4000.0, gt=0)
 
 
 class Job(Settings):
     """A whole job file, validated. Relative paths and plug-in files are looked for in `folder`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     dataset: DatasetSettings = DatasetSettings()
     space: Named
     strategy: Named
@@ -224,7 +223,8 @@ class Job(Settings):
             below, above = batch - batch % shards, batch + shards - batch % shards
             choices = f"{below} or {above}" if below else str(above)
             raise ValueError(
-                f"training.batch_size {batch} is not divisible by resources.shards {shards}; set batch_size to {choices}"
+                f"training.batch_size {batch} is not divisible by resources.shards {shards}; set batch_size to "
+                f"{choices}"
             )
         if batch // shards < 2:
             raise ValueError(
@@ -250,7 +250,7 @@ class Job(Settings):
 
 
 def load(path: Path, *, overrides: Iterable[str] = ()) -> Job:
-    """Read a job file, apply overrides such as "budget.trials=10", and validate everything, options of classes included.
+    """Read a job file, apply overrides such as "budget.trials=10", and validate it all, options of classes included.
 
     Raises:
         BadInput: one line with the file, the field, and what to set.
@@ -265,7 +265,9 @@ def load(path: Path, *, overrides: Iterable[str] = ()) -> Job:
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise BadInput(f"{path}: a job file is a mapping with name, space, strategy and budget, not {type(data).__name__}")
+        raise BadInput(
+            f"{path}: a job file is a mapping with name, space, strategy and budget, not {type(data).__name__}"
+        )
     for override in overrides:
         _override(data, override)
     return from_mapping(data, folder=path.parent, source=str(path))
@@ -322,7 +324,7 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 
 def explain(error: ValidationError, *, prefix: tuple[str, ...] = ()) -> str:
-    """A validation error as one line: the first field at fault, what is wrong, what to set, and how many more there are."""
+    """A validation error as one line: the first field at fault, what is wrong, what to set, how many more there are."""
     errors = error.errors()
     first = errors[0]
     field = ".".join(str(part) for part in (*prefix, *first["loc"]))

@@ -16,6 +16,7 @@ from nord_hpc.errors import BadInput
 BUILT_IN: dict[str, dict[str, str]] = {
     "space": {
         "conv_graph": "nord_hpc.spaces.conv_graph:ConvGraph",
+        "nasbench101": "nord_hpc.spaces.nasbench101:NasBench101",
     },
     "strategy": {
         "random_search": "nord_hpc.strategies.random_search:RandomSearch",
@@ -29,6 +30,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "image_folder": "nord_hpc.datasets.image_folder:ImageFolder",
     },
     "evaluator": {
+        "nasbench101": "nord_hpc.evaluators.nasbench101:NasBench101Evaluator",
         "synthetic": "nord_hpc.evaluators.synthetic:SyntheticEvaluator",
         "training": "nord_hpc.evaluators.training_evaluator:TrainingEvaluator",
     },

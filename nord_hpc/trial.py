@@ -34,7 +34,7 @@ class FailureKind(str, enum.Enum):
 
 
 NOT_REPEATABLE = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.TIME_LIMIT, FailureKind.LOST})
-"""Failures that depend on wall time or on the machine: journaled and replayed, but outside the promise of one history."""
+"""Failures that depend on wall time or the machine: journaled and replayed, but outside the promise of one history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,9 @@ class Outcome:
     def __post_init__(self) -> None:
         completed = self.state is TrialState.COMPLETED
         if completed != (self.fitness is not None and math.isfinite(self.fitness)):
-            raise ValueError(f"an outcome has a finite fitness exactly when completed, not {self.state}, {self.fitness}")
+            raise ValueError(
+                f"an outcome has a finite fitness exactly when completed, not {self.state}, {self.fitness}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from nord_hpc.builder.shapes import Shape
 from nord_hpc.errors import BadInput
 from nord_hpc.trial import Json
 
-
 LARGEST_FLATTENED_MAP = 64
 
 

@@ -98,7 +98,9 @@ def first_channels(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """The first channels of a map, or values of a vector; the others are cut off."""
     channels = _positive(site, given, "channels")
     if channels > shape[0]:
-        site.refuse(f"keeps {channels} channels, but its input is {describe(shape)}: set channels to {shape[0]} or less")
+        site.refuse(
+            f"keeps {channels} channels, but its input is {describe(shape)}: set channels to {shape[0]} or less"
+        )
     return Inferred({"channels": channels}, (channels, *shape[1:]))
 
 

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from nord_hpc import __version__, job as jobs
+from nord_hpc import __version__
+from nord_hpc import job as jobs
 from nord_hpc.cli import wiring
 from nord_hpc.cli.progress import ProgressView, print_result
 from nord_hpc.cluster import launch
@@ -62,7 +63,9 @@ def main() -> None:
 def run(
     job: JobArgument,
     ranks: RanksOption = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME-TIME if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME-TIME if not given.")
+    ] = None,
     overrides: SetOption = [],  # noqa: B006
     verbose: VerboseOption = 0,
 ) -> int:
@@ -71,7 +74,7 @@ def run(
 
     def prepare(n_workers: int) -> RunFolder:
         loaded = jobs.load(job, overrides=overrides)
-        wiring.check_gang(loaded, n_workers)
+        wiring.check(loaded, n_workers=n_workers)
         return RunFolder.create(out or _default_folder(loaded), loaded)
 
     if launch.under_launcher():
@@ -99,7 +102,7 @@ def resume(
     def prepare(n_workers: int) -> RunFolder:
         opened = RunFolder.open(folder)
         changed = opened.job(overrides=tuple(overrides))
-        wiring.check_gang(changed, n_workers)
+        wiring.check(changed, n_workers=n_workers)
         if overrides:
             wiring.check_unchanged(opened.history(), opened, changed, accept_changes=accept_changes)
             opened.save_job(changed)
@@ -127,7 +130,9 @@ def rank(folder: FolderArgument, accept_changes: Annotated[bool, typer.Option("-
 @app.command()
 def validate(job: JobArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """Check a job file and print it resolved. Nothing runs, nothing is written."""
-    sys.stdout.write(jobs.load(job, overrides=overrides).to_yaml())
+    loaded = jobs.load(job, overrides=overrides)
+    wiring.check(loaded)
+    sys.stdout.write(loaded.to_yaml())
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs and when it has ended; read from the journal, so that the master pays nothing."""
+"""What a person sees while a search runs and after it; read from the journal, so that the master pays nothing."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class ProgressView:
         outcomes = [entry.outcome for entry in self._history.entries.values() if entry.outcome and entry.attempts]
         failed = sum(outcome.fitness is None for outcome in outcomes)
         best = best_entry(self._history, self._job)
-        parts = [f"best {best.outcome.fitness:.4f} (trial {best.trial.number})" if best and best.outcome else "no result yet"]
+        parts = [
+            f"best {best.outcome.fitness:.4f} (trial {best.trial.number})" if best and best.outcome else "no result yet"
+        ]
         if failed:
             parts.append(f"{failed} failed")
         return len(outcomes), ", ".join(parts)

@@ -24,14 +24,14 @@ from nord_hpc.cluster.messages import Setup, Stop
 from nord_hpc.cluster.scheduler import TrialMaker, make_scheduler
 from nord_hpc.cluster.transport_inline import InlineTransport
 from nord_hpc.errors import BadInput
-from nord_hpc.interfaces import DataParallel, Evaluator, Transport
+from nord_hpc.interfaces import DataParallel, Evaluator, Strategy, Transport
 from nord_hpc.job import Job
 from nord_hpc.logs import log_to_file
 from nord_hpc.seeding import derived_seed
+from nord_hpc.store import snapshot
 from nord_hpc.store.history import History
 from nord_hpc.store.journal import Journal
 from nord_hpc.store.run_folder import RunFolder, changed_fields
-from nord_hpc.store import snapshot
 from nord_hpc.store.snapshot import Snapshots
 from nord_hpc.trial import gang_size
 
@@ -64,10 +64,37 @@ class StopSignals:
         return self.reason is not None
 
 
-def make_evaluator(job: Job, folder: RunFolder) -> Evaluator:
+def make_evaluator(job: Job, weights: Path) -> Evaluator:
     cls, options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
-    evaluator: Evaluator = cls(options, job=job, folder=job.folder, weights_folder=folder.weights)
+    evaluator: Evaluator = cls(options, job=job, folder=job.folder, weights_folder=weights)
     return evaluator
+
+
+def make_maker(job: Job, evaluator: Evaluator) -> tuple[Strategy, TrialMaker]:
+    """The strategy, and what makes trials of its proposals."""
+    space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
+    space = space_class(space_options)
+    cls, options = jobs.options_of("strategy", job.strategy, folder=job.folder)
+    seed = derived_seed(job.seed, "strategy")
+    strategy: Strategy = cls(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
+    return strategy, TrialMaker(job, space=space, evaluator=evaluator)
+
+
+def check(job: Job, *, n_workers: int = 0) -> None:
+    """Refuse what cannot work before anything is written: parts that do not fit, data that are not there.
+
+    Args:
+        n_workers: that will be there; 0 where this is not known.
+
+    Raises:
+        BadInput: one line that says what to set.
+    """
+    try:
+        make_maker(job, make_evaluator(job, job.folder))
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    if n_workers:
+        check_gang(job, n_workers)
 
 
 def connector(job: Job) -> Callable[[Any], DataParallel]:
@@ -98,11 +125,14 @@ def check_gang(job: Job, n_workers: int) -> None:
     if size == resources.gang:
         return
     if resources.exact:
-        log.warning("resources.gang is %d, but there are %d workers: gangs of %d are used", resources.gang, n_workers, size)
+        if n_workers > 1:
+            log.warning(
+                "resources.gang is %d, but there are %d workers: gangs of %d are used", resources.gang, n_workers, size
+            )
         return
     raise BadInput(
-        f"resources.gang is {resources.gang}, but there are {n_workers} workers, and with the fast reduction the fitness "
-        f"would depend on it; start {resources.gang + 1} ranks or more, or set resources.gang={size} or "
+        f"resources.gang is {resources.gang}, but there are {n_workers} workers, and with the fast reduction the "
+        f"fitness would depend on it; start {resources.gang + 1} ranks or more, or set resources.gang={size} or "
         f"resources.reduction=exact"
     )
 
@@ -113,10 +143,8 @@ def run_inline(folder: RunFolder, *, on_tick: Callable[[], None], accept_changes
     job = folder.job()
     log_to_file(folder.logs / "rank-0.log")
     os.environ.setdefault("OMP_NUM_THREADS", str(job.resources.threads))
-    evaluator = make_evaluator(job, folder)
-    transport = InlineTransport(
-        evaluator, connect=connector(job), machine=fingerprint(job), stopped=signals.stopped
-    )
+    evaluator = make_evaluator(job, folder.weights)
+    transport = InlineTransport(evaluator, connect=connector(job), machine=fingerprint(job), stopped=signals.stopped)
     return _master(
         folder, job, evaluator, transport, signals=signals, ranks=1, on_tick=on_tick, accept_changes=accept_changes
     )
@@ -139,9 +167,7 @@ def run_ranks(
     return _worker_rank(world)
 
 
-def _master_rank(
-    world: World, prepare: Prepare, *, on_tick: Callable[[], None], accept_changes: bool
-) -> int:
+def _master_rank(world: World, prepare: Prepare, *, on_tick: Callable[[], None], accept_changes: bool) -> int:
     from nord_hpc.cluster.transport_mpi import MpiTransport
 
     signals = StopSignals()
@@ -150,7 +176,7 @@ def _master_rank(
         folder = prepare(world.size - 1)
         job = folder.job()
         log_to_file(folder.logs / "rank-0.log")
-        evaluator = make_evaluator(job, folder)
+        evaluator = make_evaluator(job, folder.weights)
         code = _master(
             folder,
             job,
@@ -188,7 +214,7 @@ def _worker_rank(world: World) -> int:
         folder = RunFolder(Path(setup.folder))
         job = folder.job()
         log_to_file(folder.logs / f"rank-{world.rank}.log")
-        evaluator = make_evaluator(job, folder)
+        evaluator = make_evaluator(job, folder.weights)
         worker.serve(evaluator, connect=connector(job), machine=fingerprint(job))
     except Exception:
         _say_rank(world.rank)
@@ -212,7 +238,7 @@ def _master(
     with Journal(folder.journal_file) as journal:
         history = History(journal.records)
         check_unchanged(history, folder, job, accept_changes=accept_changes)
-        coordinator = _make_coordinator(job, folder, evaluator, history, ranks=transport.worker_ranks())
+        coordinator = _make_coordinator(job, evaluator, history, ranks=transport.worker_ranks())
         epoch = len(history.lives) + 1
         begin = {
             "kind": "run",
@@ -252,16 +278,8 @@ def _master(
     return _exit_code(end)
 
 
-def _make_coordinator(
-    job: Job, folder: RunFolder, evaluator: Evaluator, history: History, *, ranks: tuple[int, ...]
-) -> Coordinator:
-    space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
-    space = space_class(space_options)
-    strategy_class, strategy_options = jobs.options_of("strategy", job.strategy, folder=job.folder)
-    strategy = strategy_class(
-        strategy_options, space=space, seed=derived_seed(job.seed, "strategy"), full_fidelity=job.full_fidelity
-    )
-    maker = TrialMaker(job, space=space, evaluator=evaluator)
+def _make_coordinator(job: Job, evaluator: Evaluator, history: History, *, ranks: tuple[int, ...]) -> Coordinator:
+    strategy, maker = make_maker(job, evaluator)
     used = sum(life.last_at - life.began_at for life in history.lives)
     return Coordinator(
         job,
@@ -287,7 +305,9 @@ def check_unchanged(history: History, folder: RunFolder, job: Job, *, accept_cha
     machine = fingerprint(job)
     if machine != history.lives[-1].machine:
         names = ", ".join(changed_fields(history.lives[-1].machine, machine))
-        log.warning("this run continues on another machine (%s): trials may differ from the first machine's to the bit", names)
+        log.warning(
+            "this run continues on another machine (%s): trials may differ from the first machine's to the bit", names
+        )
 
 
 def _exit_code(end: End) -> int:

@@ -168,13 +168,15 @@ class Coordinator:
         self._tested = history.test is not None
         proposed, committed = self.scheduler.restore(history, state)
         self._take_note(
-            [trial for trial in proposed if trial.number not in history.entries], committed[len(history.commit_order) :], at=at
+            [trial for trial in proposed if trial.number not in history.entries],
+            committed[len(history.commit_order) :],
+            at=at,
         )
         for finished in committed[: len(history.commit_order)]:
             self._rank_by_score(finished)
         for trial in proposed:
-            entry = history.entries.get(trial.number)
-            if entry is not None and entry.outcome is None:
+            recorded = history.entries.get(trial.number)
+            if recorded is not None and recorded.outcome is None:
                 self._wait_or_give_up(trial, reason="its ranks were lost", at=at)
 
     def handle(self, event: Event, *, at: float) -> None:
@@ -196,7 +198,7 @@ class Coordinator:
                 self._on_tick(at=at)
 
     def step(self, *, at: float) -> list[Action]:
-        """What follows from the events so far: commits, proposals, dispatch, the end. Call after each batch of events."""
+        """What follows from the events so far: commits, proposals, dispatch, the end. For each batch of events."""
         if self.ended is None:
             if self._stopping is not None:
                 if not self._busy() or at > self._stop_deadline:
@@ -288,7 +290,9 @@ class Coordinator:
     # Steps
 
     def _advance(self, *, at: float) -> None:
-        gang = gang_size(wanted=self.job.resources.gang, shards=self.job.resources.shards, n_workers=max(1, self._n_workers))
+        gang = gang_size(
+            wanted=self.job.resources.gang, shards=self.job.resources.shards, n_workers=max(1, self._n_workers)
+        )
         room = len(self.pool.idle()) // gang - len(self._waiting)
         proposed, committed = self.scheduler.advance(room=room)
         self._take_note(proposed, committed, at=at)

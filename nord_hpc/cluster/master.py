@@ -1,4 +1,4 @@
-"""The master's loop: events from the transport to the coordinator, its actions to the journal, the disk and the ranks."""
+"""The master's loop: events from the transport to the coordinator, its actions to the journal and to the ranks."""
 
 from __future__ import annotations
 

@@ -211,8 +211,8 @@ class Ledger:
         missing = [number for number in self.expected if number >= self.n_proposed]
         if missing:
             raise BadInput(
-                f"{len(missing)} recorded trials, from {min(missing)} on, do not come again: the budget is below what was "
-                f"already proposed, or order has changed; set budget.trials to {self.counted + len(missing)} or more"
+                f"{len(missing)} recorded trials, from {min(missing)} on, do not come again: the budget is below what "
+                f"was already proposed, or order has changed; set budget.trials to {self.counted + len(missing)} or more"
             )
         self.expected = {}
 
@@ -229,10 +229,14 @@ class Ledger:
         if entry is None:
             return
         recorded = entry.trial
-        if (recorded.descriptor_hash, recorded.seed, recorded.parents) != (trial.descriptor_hash, trial.seed, trial.parents):
+        if (recorded.descriptor_hash, recorded.seed, recorded.parents) != (
+            trial.descriptor_hash,
+            trial.seed,
+            trial.parents,
+        ):
             raise StoreError(
                 f"trial {trial.number} comes out different from the recorded one ({trial.descriptor_hash[:12]} against "
-                f"{recorded.descriptor_hash[:12]}): the job, its plug-in files or the version of nord_hpc have changed; "
+                f"{recorded.descriptor_hash[:12]}): the job, its plug-in files or the version of nord_hpc changed; "
                 f"resume with what the run was started with, or start a new run folder"
             )
 

@@ -72,7 +72,9 @@ class InlineTransport:
 
     def _evaluate(self, task: Task | TestTask) -> Any:
         if isinstance(task, TestTask):
-            return worker.test(task, evaluator=self._evaluator, control=worker.WorkerControl(1e9, self._stopped), rank=RANK)
+            return worker.test(
+                task, evaluator=self._evaluator, control=worker.WorkerControl(1e9, self._stopped), rank=RANK
+            )
         return worker.evaluate(
             task,
             evaluator=self._evaluator,

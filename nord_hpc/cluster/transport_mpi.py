@@ -172,9 +172,7 @@ class MpiWorker:
             if isinstance(message, Setup):
                 return message
 
-    def serve(
-        self, evaluator: Evaluator, *, connect: Callable[[Any], DataParallel], machine: dict[str, Any]
-    ) -> None:
+    def serve(self, evaluator: Evaluator, *, connect: Callable[[Any], DataParallel], machine: dict[str, Any]) -> None:
         """Evaluate tasks until the master says stop.
 
         Args:

@@ -69,9 +69,7 @@ def test(task: TestTask, *, evaluator: Evaluator, control: Control, rank: int) -
     return TestReport(task.epoch, rank, task.trial.number, metrics)
 
 
-def _failed(
-    error: Exception, kind: FailureKind, reason: str, *, started: float, rank: int, host: str
-) -> Outcome:
+def _failed(error: Exception, kind: FailureKind, reason: str, *, started: float, rank: int, host: str) -> Outcome:
     log.info("a trial failed on rank %d: %s", rank, reason)
     return Outcome(
         state=TrialState.FAILED,

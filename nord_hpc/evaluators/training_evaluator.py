@@ -18,7 +18,7 @@ from nord_hpc import seeding
 from nord_hpc.builder.heads import Head
 from nord_hpc.builder.plan import NetworkPlan, plan
 from nord_hpc.data_parallel.single import SingleGang
-from nord_hpc.datasets.dataset import Dataset, open_dataset
+from nord_hpc.datasets.dataset import Dataset, make_source, open_dataset
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import BadInput, Infeasible, StoreError
 from nord_hpc.interfaces import Control, DataParallel, Gang
@@ -88,6 +88,7 @@ class TrainingEvaluator:
 
     def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:
         checks.check_job(job)
+        make_source(job.dataset, folder=folder)  # refuses wrong options and paths now, without reading the data
         self._options = options
         self._job = job
         self._folder = folder

@@ -1,4 +1,4 @@
-"""The cells of NAS-Bench-101: specs with their hash, as descriptors, and as whole networks; tables are left to others."""
+"""The cells of NAS-Bench-101: specs, descriptors of them, and whole networks; tables are left to others."""
 
 from nord_hpc.nasbench101.descriptors import spec_of, to_descriptor
 from nord_hpc.nasbench101.network import count_parameters, network_descriptor, vertex_channels

@@ -7,7 +7,7 @@ ReLU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.nasbench101.spec import CONV1X1, CONV3X3, MAXPOOL3X3, ModelSpec
@@ -122,7 +122,7 @@ class _Writer:
         self._norm = {"momentum": batch_norm_momentum, "eps": BATCH_NORM_EPSILON}
 
     def layer(
-        self, name: str, kind: str, parameters: dict[str, object], inputs: Sequence[str], *, join: str = "add"
+        self, name: str, kind: str, parameters: Mapping[str, object], inputs: Sequence[str], *, join: str = "add"
     ) -> str:
         self.descriptor.add_layer(kind, parameters, name, join=join)
         for source in inputs:
@@ -134,7 +134,7 @@ class _Writer:
         kernel = _KERNELS[label]
         parameters = {"out_channels": channels, "kernel_size": kernel, "padding": kernel // 2, "bias": False}
         self.layer(f"{name}.conv", "Conv2d", parameters, inputs)
-        self.layer(f"{name}.norm", "BatchNorm2d", dict(self._norm), [f"{name}.conv"])
+        self.layer(f"{name}.norm", "BatchNorm2d", self._norm, [f"{name}.conv"])
         return self.layer(f"{name}.relu", "ReLU", {}, [f"{name}.norm"])
 
     def first_channels(self, source: str, channels: int) -> str:
@@ -145,9 +145,7 @@ class _Writer:
         return self.layer(name, "FirstChannels", {"channels": channels}, [source])
 
 
-def _write_cell(
-    writer: _Writer, name: str, spec: ModelSpec, start: str, *, in_channels: int, out_channels: int
-) -> str:
+def _write_cell(writer: _Writer, name: str, spec: ModelSpec, start: str, *, in_channels: int, out_channels: int) -> str:
     """Append a cell behind the layer `start`; returns the name of its output."""
     channels = vertex_channels(spec, in_channels=in_channels, out_channels=out_channels)
     matrix, last = spec.matrix, spec.n_vertices - 1

@@ -142,7 +142,9 @@ def _rows_of(matrix: Any) -> list[list[int]]:
 def _check(rows: list[list[int]], labels: tuple[str, ...]) -> None:
     n = len(rows)
     if n < 2 or any(len(row) != n for row in rows):
-        raise Infeasible(f"the cell's matrix has rows of {[len(row) for row in rows]} values; set a square one, 2x2 or more")
+        raise Infeasible(
+            f"the cell's matrix has rows of {[len(row) for row in rows]} values; set a square one, 2x2 or more"
+        )
     if len(labels) != n:
         raise Infeasible(f"the cell has {n} vertices and {len(labels)} operations; set one for each")
     for i in range(n):
@@ -153,4 +155,6 @@ def _check(rows: list[list[int]], labels: tuple[str, ...]) -> None:
         raise Infeasible(f"the cell goes from {labels[0]!r} to {labels[-1]!r}; set {INPUT!r} and {OUTPUT!r}")
     for label in labels[1:-1]:
         if label not in OPERATIONS:
-            raise Infeasible(f"the cell's operation {label!r} is not in NAS-Bench-101; set one of {', '.join(OPERATIONS)}")
+            raise Infeasible(
+                f"the cell's operation {label!r} is not in NAS-Bench-101; set one of {', '.join(OPERATIONS)}"
+            )

@@ -183,7 +183,7 @@ class History:
 
     @property
     def machines(self) -> list[dict[str, Json]]:
-        """The different numeric environments of the lives that finished a trial; more than one makes the digest mixed."""
+        """The different numeric environments that finished a trial; more than one makes the digest mixed."""
         used = {attempt.life for entry in self.entries.values() for attempt in entry.attempts if attempt.finished_at}
         different: list[dict[str, Json]] = []
         for index in sorted(used):
@@ -212,7 +212,9 @@ class History:
 
     def _add_run(self, record: dict[str, Any]) -> None:
         at = record["at"]
-        self.lives.append(Life(at, record["ranks"], record["host"], record["machine"], record["job"], record["code"], at))
+        self.lives.append(
+            Life(at, record["ranks"], record["host"], record["machine"], record["job"], record["code"], at)
+        )
 
     def _add_proposed(self, record: dict[str, Any]) -> None:
         trial = trial_from_json(record["trial"])

@@ -188,7 +188,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _lock(self) -> None:
@@ -196,7 +198,9 @@ class Journal:
         try:
             while not self._try_lock():
                 if time.monotonic() > ends:
-                    raise BadInput(f"{self.path.parent}: another process is running this search; wait for it, or stop it")
+                    raise BadInput(
+                        f"{self.path.parent}: another process is running this search; wait for it, or stop it"
+                    )
                 time.sleep(0.05)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-
 from nord_hpc import job as jobs
 from nord_hpc import registry
 from nord_hpc.errors import BadInput
@@ -19,7 +18,14 @@ from nord_hpc.store.history import History
 
 PLUGIN_SECTIONS = ("dataset", "space", "strategy", "evaluator")
 
-FREE_TO_CHANGE = ("budget", "checkpoint", "dataset.path", "limits.restarts", "limits.trial_seconds", "resources.backend")
+FREE_TO_CHANGE = (
+    "budget",
+    "checkpoint",
+    "dataset.path",
+    "limits.restarts",
+    "limits.trial_seconds",
+    "resources.backend",
+)
 """Fields of the job that a resume may change: no recorded result depends on them."""
 
 
@@ -52,7 +58,9 @@ class RunFolder:
             moved = folder._with_own_code(job)
             write_atomically(folder.job_file, moved.to_yaml().encode())
         except OSError as error:
-            raise BadInput(f"{path}: the run folder cannot be written: {error.strerror}; set --out to another") from error
+            raise BadInput(
+                f"{path}: the run folder cannot be written: {error.strerror}; set --out to another"
+            ) from error
         return folder
 
     @classmethod
@@ -65,8 +73,8 @@ class RunFolder:
         folder = cls(path)
         if not path.is_dir():
             raise BadInput(f"{path}: there is no such run folder")
-        if not folder.job_file.is_file():
-            raise BadInput(f"{path}: is not a run folder: it has no job.yaml")
+        if not folder.job_file.is_file() or not folder.logs.is_dir():
+            raise BadInput(f"{path}: is not a run folder: it has no job.yaml and logs")
         return folder
 
     def job(self, *, overrides: tuple[str, ...] = ()) -> Job:
@@ -133,5 +141,3 @@ def write_atomically(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     journal.sync_folder(path.parent)
-
-

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from nord_hpc import __version__
@@ -118,7 +118,9 @@ def read_trials(path: Path) -> dict[str, list[Json]]:
         for name, kind in NUMBERS.items():
             missing = np.isnan if kind is np.float64 else _is_negative
             values = group[name][()]
-            columns[name] = [None if gone else value for gone, value in zip(missing(values), values.tolist(), strict=True)]
+            columns[name] = [
+                None if gone else value for gone, value in zip(missing(values), values.tolist(), strict=True)
+            ]
         for name in TEXTS:
             columns[name] = [text or None for text in group[name].asstr()[()]]
         for name in AS_JSON:

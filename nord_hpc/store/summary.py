@@ -11,7 +11,7 @@ from nord_hpc.trial import Json, TrialState, gang_size
 
 
 def summarize(history: History, job: Job) -> dict[str, Json]:
-    """The summary of a run, with JSON values; see the keys below. Utilization is a share of the workers' time, 0 to 1."""
+    """The summary of a run, as JSON values. Utilization is a share of the workers' time, 0 to 1."""
     states = Counter(entry.state for entry in history.entries.values())
     last = history.lives[-1] if history.lives else None
     workers = _workers(last.ranks) if last else 0
@@ -102,7 +102,7 @@ def _best(best: Entry | None, history: History) -> dict[str, Any] | None:
 
 
 def _utilization(history: History) -> float | None:
-    """Rank-seconds in evaluations whose result came in, over the rank-seconds from the first start to the last result."""
+    """Rank-seconds in evaluations whose result came in, over those from the first start to the last result."""
     busy = 0.0
     spans: dict[int, list[float]] = {}
     for entry in history.entries.values():

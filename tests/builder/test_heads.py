@@ -62,6 +62,8 @@ def test_what_is_wrong_is_named(given: dict[str, Any], message: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("shape", "first"), [((8, 8, 8), "Flatten"), ((8, 9, 9), "AdaptiveAvgPool2d"), ((8,), "Linear")])
+@pytest.mark.parametrize(
+    ("shape", "first"), [((8, 8, 8), "Flatten"), ((8, 9, 9), "AdaptiveAvgPool2d"), ((8,), "Linear")]
+)
 def test_auto_flattens_maps_of_up_to_64_positions(shape: tuple[int, ...], first: str) -> None:
     assert Head(features="auto").operations(shape, 10)[0][1] == first

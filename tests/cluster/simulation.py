@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -91,10 +92,8 @@ def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = Non
         told: list[int] = []
         result.told.append(told)
         ended = None
-        try:
+        with contextlib.suppress(SimulatedCrash):
             ended = _one_life(job, journal, transport, told)
-        except SimulatedCrash:
-            pass
         result.started += transport.started
         durable, now = journal.whole(), transport.now()
         if ended is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from cluster.simulation import make_job, simulate
+
 from nord_hpc.cluster.transport_simulated import Faults
 
 SCHEDULES = 200

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from mpi.commands import DIGITS, SYNTHETIC, mpirun, needs_mpirun, nord, status, trials, write_job
+
 from nord_hpc.store.run_folder import RunFolder
 
 pytestmark = [pytest.mark.mpi, needs_mpirun]
@@ -120,7 +120,9 @@ def test_a_loss_that_is_no_number_is_never_best(tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_that_explodes_fails_each_trial_and_the_job_ends(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job.yaml", DIGITS, budget={"trials": 2}, training={"optimizer": {"name": "sgd", "lr": 1e30}})
+    job = write_job(
+        tmp_path / "job.yaml", DIGITS, budget={"trials": 2}, training={"optimizer": {"name": "sgd", "lr": 1e30}}
+    )
     nord("run", job, "--out", tmp_path / "run", cwd=tmp_path)
     rows = trials(tmp_path / "run")
     assert [row["failure"] for row in rows] == ["not_finite", "not_finite"]

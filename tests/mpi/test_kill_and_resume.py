@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from mpi.commands import (
     DIGITS,
     NORD,
@@ -23,6 +22,7 @@ from mpi.commands import (
     wait_for,
     write_job,
 )
+
 from nord_hpc.store.run_folder import RunFolder
 
 pytestmark = [pytest.mark.mpi, needs_mpirun]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from mpi.commands import DIGITS, SYNTHETIC, mpirun, needs_mpirun, nord, status, trials, write_job
 
 pytestmark = [pytest.mark.mpi, needs_mpirun]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from pathlib import Path
 
 import h5py
 import pytest
-
 from cluster.simulation import candidate_outcome, make_coordinator, make_job
+
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.transport_simulated import Faults, SimulatedCrash, SimulatedJournal, SimulatedTransport
 from nord_hpc.errors import StoreError
@@ -24,14 +25,16 @@ class Stopped(Exception):
 
 
 def run_until(job_order: str, commits: int | None, durable: bytes, path: Path, *, use_snapshot: bool) -> bytes:
-    """One life of a search, killed after some commits; writes a snapshot at each tick, and resumes with it or without."""
+    """One life of a search, killed after some commits; writes snapshots, and resumes with the last or without."""
     job = make_job(order={"mode": job_order, "virtual_gangs": 5})
     rng = random.Random(len(durable))
     journal = SimulatedJournal(durable, rng=rng)
     history = History(journal.records)
     transport = SimulatedTransport(3, rng=rng, faults=Faults(), outcome=candidate_outcome)
     coordinator = make_coordinator(job, told=[], epoch=len(history.lives) + 1, ranks=(1, 2, 3))
-    journal.append({"kind": "run", "ranks": 4, "host": "a", "machine": {}, "job": {}, "code": {}, "at": transport.now()})
+    journal.append(
+        {"kind": "run", "ranks": 4, "host": "a", "machine": {}, "job": {}, "code": {}, "at": transport.now()}
+    )
     state: Json = snapshot.resume_state(path, history) if use_snapshot else None
     assert (state is not None) == (use_snapshot and bool(durable))
     coordinator.restore(history, state, at=transport.now())
@@ -48,7 +51,7 @@ def run_until(job_order: str, commits: int | None, durable: bytes, path: Path, *
             seen = ledger.n_committed
             snapshot.write(path, History(journal.records), coordinator.scheduler.state_dict())
 
-    try:
+    with contextlib.suppress(Stopped, SimulatedCrash):
         run_master(
             coordinator,
             transport=transport,
@@ -58,8 +61,6 @@ def run_until(job_order: str, commits: int | None, durable: bytes, path: Path, *
             stop_reason=lambda: None,
             on_tick=on_tick,
         )
-    except (Stopped, SimulatedCrash):
-        pass
     return journal.whole()
 
 

@@ -60,8 +60,8 @@ class NasBench101Evaluator:
         self._cells: dict[str, int] = {}
         if (job.objective.metric, job.objective.direction) != (OBJECTIVE, "maximize"):
             raise BadInput(
-                f"objective: {job.objective.direction} {job.objective.metric} is not in the table; set metric {OBJECTIVE} "
-                "and direction maximize"
+                f"objective: {job.objective.direction} {job.objective.metric} is not in the table; set metric "
+                f"{OBJECTIVE} and direction maximize"
             )
         if job.training.epochs not in self._table.budgets:
             raise BadInput(

@@ -56,7 +56,7 @@ class Table:
         arrays = index.arrays
         self._places = {epochs: place for place, epochs in enumerate(self.budgets)}
         # Bisection over plain integers takes less time than a call of numpy.
-        self._high, self._low = memoryview(arrays["high"]), memoryview(arrays["low"])
+        self._high, self._low = arrays["high"].data, arrays["low"].data
         self._runs_CBRV, self._n_runs_CB = arrays["runs"], arrays["n_runs"]
         self._n_parameters_C = arrays["n_parameters"]
         self._matrices_CVV, self._operations_CV = arrays["matrices"], arrays["operations"]
@@ -122,7 +122,9 @@ def open_table(path: Path | str | None = None, *, cache: Path | None = None) -> 
     try:
         status = records.stat()
     except OSError as error:
-        raise BadInput(f"{records}: cannot be read: {error.strerror}; set path to a record file of NAS-Bench-101") from error
+        raise BadInput(
+            f"{records}: cannot be read: {error.strerror}; set path to a record file of NAS-Bench-101"
+        ) from error
     identity = ["nasbench101", FORMAT, str(records), status.st_size, status.st_mtime_ns]
     key, folder = prepared.key_of(identity), cache or prepared.cache_folder()
     index = prepared.find(folder, key)
@@ -218,9 +220,7 @@ class _Columns:
         }
 
 
-def _count_within(
-    group_N: np.ndarray[Any, Any], n_groups: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _count_within(group_N: np.ndarray[Any, Any], n_groups: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """For each row how many of its group came before it, and how many rows each group has."""
     order_N = np.argsort(group_N, kind="stable")
     n_rows_G = np.bincount(group_N, minlength=n_groups)

@@ -1,4 +1,4 @@
-"""The framing of TFRecord files: payloads of a plain or gzipped file, every checksum checked; their meaning is left to others.
+"""The framing of TFRecord files, plain or gzipped: payloads, every checksum checked; their meaning is left to others.
 
 A record is a uint64 length, the masked CRC-32C of these 8 bytes, the payload, and its masked CRC-32C, all little
 endian. Checksums of payloads are computed for many records at once.
@@ -110,7 +110,7 @@ def read_payloads(path: Path) -> Iterator[bytes]:
         raise BadInput(f"{path}: cannot be read: {reason}") from error
 
 
-def _checked(file: IO[bytes], path: Path) -> Iterator[bytes]:
+def _checked(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[bytes]:
     payloads: list[bytes] = []
     expected: list[int] = []
     n_before = n_bytes = 0
@@ -126,7 +126,7 @@ def _checked(file: IO[bytes], path: Path) -> Iterator[bytes]:
         yield from _verified(payloads, expected, path, n_before)
 
 
-def _framed(file: IO[bytes], path: Path) -> Iterator[tuple[bytes, int]]:
+def _framed(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[tuple[bytes, int]]:
     """Payloads with the checksums that stand behind them; those of the lengths are checked here."""
     number = 0
     while header := file.read(12):

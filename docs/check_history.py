@@ -1,0 +1,17 @@
+"""Recomputes the history digest of a run from what `nord-hpc trials DIR --json` prints, knowing nothing of nord_hpc.
+
+nord-hpc trials DIR --json | python docs/check_history.py
+"""
+
+import hashlib
+import json
+import sys
+
+FIELDS = ("number", "parents", "descriptor_hash", "fidelity", "seed", "state", "fitness")
+
+rows = [row for row in json.load(sys.stdin) if row["commit"] is not None]
+digest = hashlib.sha256()
+for row in sorted(rows, key=lambda row: row["commit"]):
+    line = json.dumps([row[field] for field in FIELDS], separators=(",", ":"), sort_keys=True)
+    digest.update(line.encode() + b"\n")
+print(digest.hexdigest())
