@@ -72,7 +72,8 @@ class NeuralDescriptor:
         """Add a layer that is connected to nothing yet; it becomes the last one, and the first one added is the first.
 
         Args:
-            kind: name of an operation, or a class: one of torch.nn by its name, any other as "module:QualName".
+            kind: name of an operation, or a class: one of torch.nn or of the builder's own by its name, any other as
+                "module:QualName".
             parameters: of the layer. Tuples become lists, numpy's numbers and arrays Python's.
             name: any text; one is made up where None.
             join: how several inputs become one: "add", "mean" or "concat" (in the order of connection).
@@ -337,7 +338,7 @@ def _kind_of(kind: str | type, *, layer: str) -> str:
     if isinstance(kind, str) and kind:
         return kind
     if isinstance(kind, type):
-        if kind.__module__ == "torch.nn" or kind.__module__.startswith("torch.nn."):
+        if kind.__module__ == "torch.nn" or kind.__module__.startswith(("torch.nn.", "nord_hpc.builder.")):
             return kind.__name__
         return f"{kind.__module__}:{kind.__qualname__}"
     raise ValueError(f"layer {layer!r}: kind {kind!r} is neither a name nor a class")

@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "regularized_evolution": "nord_hpc.strategies.regularized_evolution:RegularizedEvolution",
     },
     "dataset": {
+        "activity_recognition": "nord_hpc.datasets.activity_recognition:ActivityRecognition",
         "arrays": "nord_hpc.datasets.arrays:Arrays",
         "cifar10": "nord_hpc.datasets.cifar10:Cifar10",
         "digits": "nord_hpc.datasets.digits:Digits",

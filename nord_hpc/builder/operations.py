@@ -31,6 +31,7 @@ def _operation(kind: str, rule: Rule, accepts: str = "", *, module: str = "torch
 
 
 _OWN = "nord_hpc.builder.layers"
+_SCALING = "nord_hpc.builder.scaling_layers"
 _WINDOW = "kernel_size stride padding dilation"
 _NORM = "num_features eps momentum affine track_running_stats"
 _ACTIVATIONS = {
@@ -74,6 +75,7 @@ OPERATIONS: dict[str, Operation] = dict(
             )
             for n in (1, 2, 3)
         ),
+        _operation("Conv2d151", shapes.convolution_151, "in_channels out_channels stride kernel_size", module=_SCALING),
         _operation("Dropout", shapes.dropout, "p inplace"),
         *(_operation(f"Dropout{n}d", shapes.map_dropout(n), "p inplace") for n in (1, 2, 3)),
         _operation("FirstChannels", shapes.first_channels, "channels", module=_OWN),
@@ -87,6 +89,7 @@ OPERATIONS: dict[str, Operation] = dict(
         *(_operation(f"MaxPool{n}d", shapes.max_pool(n), f"{_WINDOW} return_indices ceil_mode") for n in (1, 2, 3)),
         ("Output", Operation(shapes.same_shape, "torch.nn:Identity", frozenset())),
         _operation("PReLU", shapes.prelu, "num_parameters init"),
+        _operation("ScaleLayer", shapes.same_shape, "scale", module=_SCALING),
         *(
             _operation(
                 f"SeparableConv{n}d",
@@ -96,6 +99,7 @@ OPERATIONS: dict[str, Operation] = dict(
             )
             for n in (1, 2, 3)
         ),
+        _operation("SizeScaleLayer", shapes.size_scale, "final_size", module=_SCALING),
     ]
 )
 """Kind to operation."""

@@ -96,7 +96,7 @@ def plan(
     descriptor: NeuralDescriptor,
     *,
     input_shape: Sequence[int],
-    n_outputs: int,
+    n_outputs: int | None,
     head: Head | Mapping[str, Json] | None = None,
     size_policy: SizePolicy = "smallest",
     folder: Path = Path("."),
@@ -105,7 +105,7 @@ def plan(
 
     Args:
         input_shape: of one sample: (C,), (C, L), (C, H, W) or (C, D, H, W).
-        n_outputs: width of the network's output.
+        n_outputs: width of the network's output; None for a network without head, whatever it gives.
         head: the dense part; by default average pooling and one dense layer.
         size_policy: to which size maps are scaled where they meet.
         folder: where relative files of custom layers are looked for.
@@ -120,6 +120,8 @@ def plan(
     for name, sources in zip(form.order, form.inputs, strict=True):
         layer = layers[name]
         planner.add(name, layer.kind, layer.parameters, sources, layer.join)
+    if n_outputs is None:
+        return planner.finish()
     if head is None:
         head = Head()
     elif not isinstance(head, Head):

@@ -104,6 +104,36 @@ def first_channels(site: Site, given: Parameters, shape: Shape) -> Inferred:
     return Inferred({"channels": channels}, (channels, *shape[1:]))
 
 
+def size_scale(site: Site, given: Parameters, shape: Shape) -> Inferred:
+    """Maps to a given size; vectors stay as they are."""
+    dims = len(shape) - 1
+    if dims == 0:
+        return Inferred({"final_size": 1}, shape)
+    sizes = _sizes(site, given, "final_size", dims, 1)
+    return Inferred({"final_size": sizes}, (shape[0], *sizes))
+
+
+def convolution_151(site: Site, given: Parameters, shape: Shape) -> Inferred:
+    """A 1 x 5 convolution, then a 5 x 1 convolution; each is clamped to the map that it meets."""
+    _require_map(site, shape, 2)
+    channels = _positive(site, given, "out_channels")
+    stride = _positive(site, given, "stride", 1)
+    kernel = _sizes(site, given, "kernel_size", 2, 5)
+    width = min(kernel[1], shape[2])
+    middle = ((shape[1] - 1) // stride + 1, (shape[2] - width) // stride + 1)
+    height = min(kernel[0], middle[0])
+    sizes = ((middle[0] - height) // stride + 1, (middle[1] - 1) // stride + 1)
+    completed = {"in_channels": shape[0], "out_channels": channels, "stride": stride, "kernel_size": (height, width)}
+    first, second = shape[0] * channels * width, channels * channels * height
+    return Inferred(
+        completed,
+        (channels, *sizes),
+        first + second + 2 * channels,
+        first * prod(middle) + second * prod(sizes),
+        note=_note(kernel, (height, width), shape),
+    )
+
+
 def linear(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """A dense layer over the flattened input."""
     n_inputs = prod(shape)

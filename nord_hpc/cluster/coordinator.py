@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nord_hpc.cluster.gangs import RankPool
 from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestReport, TestTask, ToWorker
-from nord_hpc.cluster.scheduler import Scheduler
+from nord_hpc.cluster.scheduler import Scheduler, Step
 from nord_hpc.job import Job
 from nord_hpc.store.history import History, outcome_to_json, trial_to_json
 from nord_hpc.trial import FailureKind, Fidelity, FinishedTrial, Json, Outcome, Trial, TrialState, gang_size
@@ -147,6 +147,7 @@ class Coordinator:
         self._virtual = job.order.mode == "virtual"
         self._actions: list[Action] = []
         self._waiting: list[tuple[int, int, Trial]] = []
+        self._n_committed = 0
         self._attempts: dict[int, int] = {}
         self._lost: dict[int, int] = {}
         self._stopping: str | None = None
@@ -166,18 +167,22 @@ class Coordinator:
                 self._attempts[number] = max((attempt.number for attempt in entry.attempts), default=0)
                 self._lost[number] = entry.n_lost
         self._tested = history.test is not None
-        proposed, committed = self.scheduler.restore(history, state)
-        self._take_note(
-            [trial for trial in proposed if trial.number not in history.entries],
-            committed[len(history.commit_order) :],
-            at=at,
-        )
-        for finished in committed[: len(history.commit_order)]:
-            self._rank_by_score(finished)
-        for trial in proposed:
-            recorded = history.entries.get(trial.number)
-            if recorded is not None and recorded.outcome is None:
-                self._wait_or_give_up(trial, reason="its ranks were lost", at=at)
+        self._n_committed = len(history.commit_order)
+        open_trials, steps = self.scheduler.restore(history, state)
+        new: list[Step] = []
+        n_told = 0
+        for step in [*open_trials, *steps]:
+            if isinstance(step, FinishedTrial):
+                n_told += 1
+                if n_told <= len(history.commit_order):
+                    self._rank_by_score(step)
+                else:
+                    new.append(step)
+            elif step.number not in history.entries:
+                new.append(step)
+            elif history.entries[step.number].outcome is None:
+                self._wait_or_give_up(step, reason="its ranks were lost", at=at)
+        self._take_note(new, at=at)
 
     def handle(self, event: Event, *, at: float) -> None:
         """Take in one event. `at` is in seconds and never falls."""
@@ -294,20 +299,29 @@ class Coordinator:
             wanted=self.job.resources.gang, shards=self.job.resources.shards, n_workers=max(1, self._n_workers)
         )
         room = len(self.pool.idle()) // gang - len(self._waiting)
-        proposed, committed = self.scheduler.advance(room=room)
-        self._take_note(proposed, committed, at=at)
+        self._take_note(self.scheduler.advance(room=room), at=at)
 
-    def _take_note(self, proposed: list[Trial], committed: list[FinishedTrial], *, at: float) -> None:
-        """Record what the scheduler did, and queue what can be trained."""
-        after = self.scheduler.ledger.n_committed
-        for trial in proposed:
-            self._record({"kind": "proposed", "trial": trial_to_json(trial), "after": after}, at=at)
-            if trial.infeasible is None:
-                self._wait(trial)
-        if committed:
-            self._record({"kind": "committed", "numbers": [finished.trial.number for finished in committed]}, at=at)
-            for finished in committed:
-                self._rank_by_score(finished)
+    def _take_note(self, steps: list[Step], *, at: float) -> None:
+        """Record what the scheduler did, in its order, and queue what can be trained."""
+        told: list[int] = []
+        for step in steps:
+            if isinstance(step, FinishedTrial):
+                told.append(step.trial.number)
+                self._rank_by_score(step)
+                continue
+            self._record_committed(told, at=at)
+            fields = {"trial": trial_to_json(step), "after": self._n_committed}
+            self._record({"kind": "proposed", **fields}, at=at)
+            if step.infeasible is None:
+                self._wait(step)
+        self._record_committed(told, at=at)
+
+    def _record_committed(self, numbers: list[int], *, at: float) -> None:
+        """One record for commits that follow each other; empties `numbers`."""
+        if numbers:
+            self._record({"kind": "committed", "numbers": list(numbers)}, at=at)
+            self._n_committed += len(numbers)
+            numbers.clear()
 
     def _rank_by_score(self, finished: FinishedTrial) -> None:
         self._attempts.pop(finished.trial.number, None)

@@ -74,6 +74,10 @@ def _text_hash(descriptor: Json) -> str:
     return hashlib.sha256(json.dumps(descriptor, sort_keys=True).encode()).hexdigest()
 
 
+Step = Trial | FinishedTrial
+"""What a scheduler does: it proposes a trial, or commits a finished one."""
+
+
 class Scheduler(Protocol):
     """What the coordinator needs of an order.
 
@@ -88,8 +92,8 @@ class Scheduler(Protocol):
     @property
     def finished(self) -> bool: ...
 
-    def advance(self, *, room: int) -> tuple[list[Trial], list[FinishedTrial]]:
-        """Commit and propose all that can be now: (newly proposed, newly committed), each in order.
+    def advance(self, *, room: int) -> list[Step]:
+        """Commit and propose all that can be now; the commits and proposals in the order in which they were made.
 
         Args:
             room: how many more trials the ranks could take at once.
@@ -98,11 +102,12 @@ class Scheduler(Protocol):
     def finish(self, number: int, outcome: Outcome) -> None:
         """The final outcome of an uncommitted trial."""
 
-    def restore(self, history: History, state: Json | None) -> tuple[list[Trial], list[FinishedTrial]]:
+    def restore(self, history: History, state: Json | None) -> tuple[list[Trial], list[Step]]:
         """Be where a recorded history ends: from a saved state on, or all over again.
 
         Returns:
-            Trials that were uncommitted in that state or proposed after it; all committed ones from the first.
+            Trials that were uncommitted in that state; and the steps, from the first commit on without the proposals
+            before that state, that lead to where the record ends and as far beyond as can be.
         """
 
     def state_dict(self) -> Json:
@@ -211,8 +216,8 @@ class Ledger:
         missing = [number for number in self.expected if number >= self.n_proposed]
         if missing:
             raise BadInput(
-                f"{len(missing)} recorded trials, from {min(missing)} on, do not come again: the budget is below what "
-                f"was already proposed, or order has changed; set budget.trials to {self.counted + len(missing)} or more"
+                f"{len(missing)} recorded trials, from {min(missing)} on, do not come again: the budget is less "
+                f"than was already proposed, or order has changed; set budget.trials to {self.counted + len(missing)} or more"
             )
         self.expected = {}
 
@@ -236,7 +241,7 @@ class Ledger:
         ):
             raise StoreError(
                 f"trial {trial.number} comes out different from the recorded one ({trial.descriptor_hash[:12]} against "
-                f"{recorded.descriptor_hash[:12]}): the job, its plug-in files or the version of nord_hpc changed; "
+                f"{recorded.descriptor_hash[:12]}): the job, its plug-in files or the nord_hpc version changed; "
                 f"resume with what the run was started with, or start a new run folder"
             )
 
@@ -267,28 +272,27 @@ class VirtualOrder:
     def finish(self, number: int, outcome: Outcome) -> None:
         self._outcomes[number] = outcome
 
-    def advance(self, *, room: int) -> tuple[list[Trial], list[FinishedTrial]]:
-        proposed: list[Trial] = []
-        committed: list[FinishedTrial] = []
-        self._fill(proposed)
+    def advance(self, *, room: int) -> list[Step]:
+        steps: list[Step] = []
+        self._fill(steps)
         while True:
             if self._to_commit and self._to_commit[0][1] in self._outcomes:
                 event = heapq.heappop(self._to_commit)
-                committed.append(self._commit(event[1]))
+                steps.append(self._commit(event[1]))
                 if self._to_free and self._to_free[0] == event:
                     heapq.heappop(self._to_free)
                     self._pass(event)
-                self._fill(proposed)
+                self._fill(steps)
             elif self._may_run_ahead():
                 self._pass(heapq.heappop(self._to_free))
-                self._fill(proposed)
+                self._fill(steps)
             else:
                 break
         if self._free == self._virtual_gangs:
             self.ledger.check_not_stuck(self.uncommitted)
-        return proposed, committed
+        return steps
 
-    def restore(self, history: History, state: Json | None) -> tuple[list[Trial], list[FinishedTrial]]:
+    def restore(self, history: History, state: Json | None) -> tuple[list[Trial], list[Step]]:
         told = self.ledger.restore(history, state)
         if state is not None:
             self._now, self._free = state["now"], state["free"]
@@ -298,9 +302,9 @@ class VirtualOrder:
         known = {finished.trial.number for finished in told}
         self._outcomes = {n: e.outcome for n, e in history.entries.items() if e.outcome is not None and n not in known}
         open_trials = list(self.uncommitted.values())
-        proposed, committed = self.advance(room=0)
+        steps = self.advance(room=0)
         self.ledger.check_replayed()
-        return open_trials + proposed, told + committed
+        return open_trials, [*told, *steps]
 
     def state_dict(self) -> Json:
         own = {"now": self._now, "free": self._free, "to_commit": self._to_commit, "to_free": self._to_free}
@@ -317,7 +321,7 @@ class VirtualOrder:
         within = bool(self._to_free) and len(self.uncommitted) < self._limit
         return within and self.ledger.independent_asks() > self._free
 
-    def _fill(self, proposed: list[Trial]) -> None:
+    def _fill(self, steps: list[Step]) -> None:
         """Let the free virtual gangs ask, at the present virtual time."""
         while self._free and len(self.uncommitted) < self._limit:
             trial = self.ledger.ask(virtual_start=self._now)
@@ -328,7 +332,7 @@ class VirtualOrder:
             event = (trial.virtual_finish, trial.number)
             heapq.heappush(self._to_commit, event)
             heapq.heappush(self._to_free, event)
-            proposed.append(trial)
+            steps.append(trial)
             if trial.infeasible is not None:
                 self._outcomes[trial.number] = infeasible_outcome(trial)
 
@@ -348,51 +352,50 @@ class ArrivalOrder:
     def finish(self, number: int, outcome: Outcome) -> None:
         self._arrived.append((number, outcome))
 
-    def advance(self, *, room: int) -> tuple[list[Trial], list[FinishedTrial]]:
-        proposed: list[Trial] = []
-        committed = self._commit_arrived()
+    def advance(self, *, room: int) -> list[Step]:
+        steps: list[Step] = [*self._commit_arrived()]
         while room > 0:
             trial = self._ask()
             if trial is None:
                 self.ledger.check_not_stuck(self.uncommitted)
                 break
-            proposed.append(trial)
+            steps.append(trial)
             if trial.infeasible is None:
                 room -= 1
             else:
                 self.finish(trial.number, infeasible_outcome(trial))
-                committed += self._commit_arrived()
-        return proposed, committed
+                steps += self._commit_arrived()
+        return steps
 
-    def restore(self, history: History, state: Json | None) -> tuple[list[Trial], list[FinishedTrial]]:
+    def restore(self, history: History, state: Json | None) -> tuple[list[Trial], list[Step]]:
         """Asks and tells in the recorded order; results that were not committed are committed by number after that."""
-        committed = self.ledger.restore(history, state)
+        steps: list[Step] = [*self.ledger.restore(history, state)]
         if state is not None:
             self.uncommitted = {number: history.entries[number].trial for number in state["uncommitted"]}
         open_trials = list(self.uncommitted.values())
         for number in range(self.ledger.n_proposed, len(history.entries)):
-            self._replay_commits(history, history.entries[number].after, committed)
+            self._replay_commits(history, history.entries[number].after, steps)
             trial = self._ask()
             if trial is None:
                 break
-            open_trials.append(trial)
+            steps.append(trial)
         self.ledger.check_replayed()
-        self._replay_commits(history, len(history.commit_order), committed)
+        self._replay_commits(history, len(history.commit_order), steps)
         for number in sorted(self.uncommitted):
             outcome = history.entries[number].outcome
             if outcome is not None:
                 self.finish(number, outcome)
-        return open_trials, committed + self._commit_arrived()
+        return open_trials, [*steps, *self._commit_arrived()]
 
     def state_dict(self) -> Json:
         return {**self.ledger.state_dict(), "uncommitted": sorted(self.uncommitted)}
 
-    def _replay_commits(self, history: History, stop: int, committed: list[FinishedTrial]) -> None:
-        for number in history.commit_order[len(committed) : stop]:
+    def _replay_commits(self, history: History, stop: int, steps: list[Step]) -> None:
+        for number in history.commit_order[self.ledger.n_committed : stop]:
             outcome = history.entries[number].outcome
             assert outcome is not None
             self.finish(number, outcome)
-            committed += self._commit_arrived()
+            steps += self._commit_arrived()
 
     def _ask(self) -> Trial | None:
         trial = self.ledger.ask(virtual_start=0)

@@ -33,10 +33,13 @@ FAILURE = ".download.failed"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch: the places where it is, tried in this order, and its digest, "md5:..." or "sha256:..."."""
+    """A file to fetch: the places where it is, tried in this order, and its digest, "md5:..." or "sha256:...".
+
+    None where its authors give no digest: then the file is taken as it comes, and who reads it checks what is in it.
+    """
 
     urls: tuple[str, ...]
-    digest: str
+    digest: str | None
 
 
 def fetch(
@@ -114,7 +117,7 @@ def _places(name: str, file: RemoteFile, folder: Path, mirror: str | None) -> tu
 _NO_ANSWER = "no answer"
 
 
-def _download(url: str, path: Path, digest: str, *, answer_seconds: float) -> str | None:
+def _download(url: str, path: Path, digest: str | None, *, answer_seconds: float) -> str | None:
     """Fetch one file and put it in place; why not, in a few words, or None where it worked."""
     part = path.with_name(f".{path.name}.part")
     LOG.info("fetching %s", url)
@@ -125,9 +128,10 @@ def _download(url: str, path: Path, digest: str, *, answer_seconds: float) -> st
             reason = _copy_remote(url, part, answer_seconds=answer_seconds)
             if reason is not None:
                 return reason
-        actual = _digest_of(part, digest.partition(":")[0])
-        if actual != digest:
-            return f"its digest is {actual}, not {digest}"
+        if digest is not None:
+            actual = _digest_of(part, digest.partition(":")[0])
+            if actual != digest:
+                return f"its digest is {actual}, not {digest}"
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -135,7 +139,8 @@ def _download(url: str, path: Path, digest: str, *, answer_seconds: float) -> st
         return "there is no such file"
     finally:
         part.unlink(missing_ok=True)
-    _remember(path, digest)
+    if digest is not None:
+        _remember(path, digest)
     return None
 
 
@@ -166,12 +171,14 @@ def _digest_of(path: Path, algorithm: str) -> str:
     return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
 
-def _is_right(path: Path, digest: str) -> bool:
+def _is_right(path: Path, digest: str | None) -> bool:
     """Whether a file has its digest. It is computed once, and again when the file's size or time changes."""
     try:
         stat = path.stat()
     except OSError:
         return False
+    if digest is None:
+        return True
     try:
         known = json.loads(_memory(path).read_text(encoding="utf-8"))
         if known == [digest, stat.st_size, stat.st_mtime_ns]:

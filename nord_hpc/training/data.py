@@ -68,6 +68,11 @@ class Part:
     def __len__(self) -> int:
         return len(self._y)
 
+    @property
+    def targets(self) -> torch.Tensor:
+        """Of all samples, on the device."""
+        return self._y
+
     def __getitem__(self, where: slice) -> Batch:
         """The samples of consecutive positions."""
         return self._on_device(self._x[where]), self._y[where]

@@ -1,4 +1,4 @@
-"""The optimizers of a job file: which options they have, and their construction over one flat parameter.
+"""The optimizers of a job file, which options they have, and those of the caller's own class; made for one network.
 
 Importing this file imports no torch.
 """
@@ -6,7 +6,8 @@ Importing this file imports no torch.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nord_hpc.errors import BadInput
 from nord_hpc.job import OptimizerSettings
@@ -24,6 +25,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 FUSED = frozenset({"adam", "adamw", "sgd"})
 """Those that torch can step in one pass over the parameters."""
+
+
+ELEMENTWISE = frozenset({"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD"})
+"""Classes of torch.optim that treat every number alone, so that one flat parameter gives what the network's own give."""
 
 
 def check(settings: OptimizerSettings) -> None:
@@ -62,3 +67,30 @@ def build(settings: OptimizerSettings, parameters_P: torch.nn.Parameter, *, lr: 
         return classes[settings.name]([parameters_P], lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise BadInput(f"training.optimizer: {error}; correct the options of {settings.name}") from error
+
+
+def build_given(
+    cls: Callable[..., torch.optim.Optimizer],
+    options: Mapping[str, Any],
+    *,
+    parameters: Sequence[torch.nn.Parameter],
+    parameters_P: torch.nn.Parameter,
+) -> torch.optim.Optimizer:
+    """An optimizer of the caller's class.
+
+    Those of `ELEMENTWISE` step the flat parameter; all others get the network's own, as they may go by their shapes.
+
+    Raises:
+        BadInput: the class does not take these options.
+    """
+    import torch
+
+    chosen = dict(options)
+    name = getattr(cls, "__name__", type(cls).__name__)
+    elementwise = name in ELEMENTWISE and getattr(torch.optim, name) is cls
+    if elementwise and name.lower() in FUSED and not chosen.keys() & {"fused", "foreach", "differentiable"}:
+        chosen["fused"] = True
+    try:
+        return cls([parameters_P] if elementwise else list(parameters), **chosen)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"optimizer_params: {error}; correct the parameters of {name}") from error

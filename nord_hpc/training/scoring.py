@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,14 +11,14 @@ from torch import nn
 from nord_hpc.errors import TrialFailed
 from nord_hpc.interfaces import Control, DataParallel
 from nord_hpc.training.data import Part
-from nord_hpc.training.metrics import Metric
+from nord_hpc.training.metrics import Metric, WholeMetric
 
 
 def score(
     network: nn.Module,
     part: Part,
     *,
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric | WholeMetric],
     batch_size: int,
     autocast: AbstractContextManager[object],
     data_parallel: DataParallel,
@@ -36,14 +36,18 @@ def score(
     Raises:
         TrialFailed: the network's outputs are not all finite.
     """
+    summed = [metric for metric in metrics if not hasattr(metric, "of_all")]
+    whole = [metric for metric in metrics if hasattr(metric, "of_all")]
+    kept: list[torch.Tensor] | None = [] if whole else None
     sums_TK = gather_sums(
         network,
         part,
-        metrics=metrics,
+        metrics=summed,
         batch_size=batch_size,
         autocast=autocast,
         data_parallel=data_parallel,
         control=control,
+        kept=kept,
     )
     sums_K = [0.0] * len(sums_TK[0])
     for batch_sums_K in sums_TK:
@@ -52,9 +56,15 @@ def score(
     if n_bad:
         raise TrialFailed(f"the outputs for {n_bad} of {len(part)} samples are not finite {when}", kind="not_finite")
     values, start = {}, 0
-    for metric in metrics:
+    for metric in summed:
         values[metric.name] = metric.compute(sums_K[start : start + metric.n_sums])
         start += metric.n_sums
+    if kept is not None:
+        outputs_NC = _gather_outputs(kept, part, batch_size=batch_size, data_parallel=data_parallel)
+        targets = part.targets.cpu()
+        for metric in whole:
+            value = metric.of_all(outputs_NC, targets)
+            values.update(value if isinstance(value, Mapping) else {metric.name: value})
     return values
 
 
@@ -67,8 +77,13 @@ def gather_sums(
     autocast: AbstractContextManager[object],
     data_parallel: DataParallel,
     control: Control,
+    kept: list[torch.Tensor] | None = None,
 ) -> list[list[float]]:
-    """Of every batch, in order: the metrics' sums one after the other, then the number of samples not finite."""
+    """Of every batch, in order: the metrics' sums one after the other, then the number of samples not finite.
+
+    Args:
+        kept: gets the outputs of this member's batches.
+    """
     n_batches = -(-len(part) // batch_size)
     n_rounds = -(-n_batches // data_parallel.size)
     width = sum(metric.n_sums for metric in metrics) + 1
@@ -80,7 +95,10 @@ def gather_sums(
             x_BC, y_B = part[index * batch_size : (index + 1) * batch_size]
             with autocast:
                 outputs = network(x_BC)
-            mine.append(batch_sums(outputs.float(), y_B, metrics))
+            outputs = outputs.float()
+            mine.append(batch_sums(outputs, y_B, metrics))
+            if kept is not None:
+                kept.append(outputs)
         if not mine:  # more ranks than batches
             x_BC, _ = part[0:1]
             mine.append(torch.zeros(width, dtype=torch.float64, device=x_BC.device))
@@ -96,3 +114,21 @@ def batch_sums(outputs_BC: torch.Tensor, targets_B: torch.Tensor, metrics: Seque
     finite_B = outputs_BC.isfinite().flatten(1).all(1)
     vectors = [metric.update(outputs_BC, targets_B) for metric in metrics]
     return torch.cat([*vectors, (~finite_B).sum(dtype=torch.float64).unsqueeze(0)])
+
+
+def _gather_outputs(
+    mine: list[torch.Tensor], part: Part, *, batch_size: int, data_parallel: DataParallel
+) -> torch.Tensor:
+    """The outputs for all samples of a part in their order, float32 [N, C] on the CPU, the same on all members."""
+    if data_parallel.size == 1:
+        return torch.cat(mine).cpu()
+    n_batches = -(-len(part) // batch_size)
+    n_rounds = -(-n_batches // data_parallel.size)
+    # A member without a batch does not know the width; rank 0 always has one.
+    width_1 = torch.tensor([float(mine[0].shape[1]) if mine else 0.0], device=part.device)
+    width = int(data_parallel.all_gather(width_1)[0, 0])
+    padded_TBC = torch.zeros((n_rounds, batch_size, width), device=part.device)
+    for index, outputs_BC in enumerate(mine):
+        padded_TBC[index, : len(outputs_BC)] = outputs_BC
+    gathered = data_parallel.all_gather(padded_TBC.view(-1)).view(data_parallel.size, n_rounds, batch_size, width)
+    return gathered.transpose(0, 1).reshape(-1, width)[: len(part)].cpu()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from nord_hpc import seeding
 from nord_hpc.errors import TrialFailed
@@ -20,7 +19,8 @@ from nord_hpc.training.batches import BatchPlan, epoch_order, noise_seed, plan_b
 from nord_hpc.training.checks import check_sync_batch_norm
 from nord_hpc.training.data import Info, Part
 from nord_hpc.training.flat import FlatNetwork, ShardBuffers
-from nord_hpc.training.metrics import metrics_of
+from nord_hpc.training.losses import LOSS_OF_TASK, LossSum, loss_sum
+from nord_hpc.training.metrics import Metric, WholeMetric, metrics_of
 from nord_hpc.training.reduction import ExactReduction, FastReduction, Reduction
 from nord_hpc.training.scoring import score
 from nord_hpc.training.sync_batch_norm import synchronize_batch_norm
@@ -75,6 +75,26 @@ class TrainingResult:
         return self.curve[-1].metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller gives as Python objects, in place of what the settings and the task say; None changes nothing.
+
+    Attributes:
+        optimizer: makes one from parameters and `optimizer_options`, as torch's classes do.
+        scheduler: makes a scheduler of torch from the optimizer; stands in for `TrainingSettings.schedule`.
+        schedule_every: when it steps.
+        loss: see `nord_hpc.training.losses`.
+        metrics: what is measured on the validation part.
+    """
+
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
+    schedule_every: Literal["epoch", "step"] = "epoch"
+    loss: LossSum | None = None
+    metrics: Sequence[Metric | WholeMetric] | None = None
+
+
 def train(
     network: nn.Module,
     data: TrainingData,
@@ -87,6 +107,7 @@ def train(
     precision: Literal["fp32", "bf16"],
     data_parallel: DataParallel,
     control: Control,
+    given: Given | None = None,
     digests: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> TrainingResult:
@@ -99,6 +120,7 @@ def train(
         network: on the device of the data. Afterwards it holds the trained weights and the buffers of the first shard.
         shards: a multiple of the gang's size.
         seed: of the order of the samples and of the noise inside the network.
+        given: optimizer, scheduler, loss and metrics of the caller's own.
         digests: whether reports carry the digest of the weights.
         on_epoch: called with each report.
 
@@ -119,12 +141,14 @@ def train(
             precision=precision,
             data_parallel=data_parallel,
             control=control,
+            given=given or Given(),
             digests=digests,
         )
         curve = []
         for epoch in range(1, fidelity.epochs + 1) or [0]:
             report = training.report(epoch, training.train_epoch(epoch) if epoch else None)
             curve.append(report)
+            training.schedule(report)
             if on_epoch is not None:
                 on_epoch(report)
         training.buffers.show_first(data_parallel)
@@ -152,6 +176,7 @@ class _Training:
         precision: Literal["fp32", "bf16"],
         data_parallel: DataParallel,
         control: Control,
+        given: Given,
         digests: bool,
     ) -> None:
         self.network, self.data, self.settings, self.seed = network, data, settings, seed
@@ -174,11 +199,16 @@ class _Training:
         if reduction == "exact":
             self.reduction = ExactReduction(self.model.gradient_P, slots=self.slots, data_parallel=data_parallel)
 
-        self.lr = settings.optimizer.lr * (shards if settings.scale_lr == "linear" else 1)
+        self.lr_factor = shards if settings.scale_lr == "linear" else 1
         self.n_steps = self.batches.steps * fidelity.epochs
-        self.optimizer = optimizers.build(settings.optimizer, self.model.parameters_P, lr=self.lr)
-        self.loss_sum = LOSS_SUMS[data.info.task]
-        self.metrics = metrics_of(data.info.task, n_outputs=data.info.n_outputs)
+        self.optimizer = self._make_optimizer(given)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.scheduler = given.scheduler(self.optimizer) if given.scheduler is not None else None
+        self.schedule_every = given.schedule_every
+        self.loss_sum = given.loss or loss_sum(LOSS_OF_TASK[data.info.task])
+        self.metrics = given.metrics
+        if self.metrics is None:
+            self.metrics = metrics_of(data.info.task, n_outputs=data.info.n_outputs)
         self.autocast = autocast_of(device, precision)
         self.noise = _Noise(device, seeding.derived_seed(seed, "noise"))
         self.weight_of_sample = torch.tensor(1 / self.batches.batch, device=device)
@@ -204,8 +234,11 @@ class _Training:
                 self.buffers.leave(slot)
                 self.reduction.after_shard(slot)
             self.reduction.finish()
-            self._set_lr((epoch - 1) * self.batches.steps + step)
+            if self.scheduler is None:
+                self._set_lr((epoch - 1) * self.batches.steps + step)
             self.optimizer.step()
+            if self.scheduler is not None and self.schedule_every == "step":
+                self.scheduler.step()
             self.model.gradient_P.zero_()
         return self._mean_loss(epoch)
 
@@ -226,10 +259,33 @@ class _Training:
         self.buffers.go_on()
         return EpochReport(epoch, train_loss, values, weights_sha256)
 
+    def schedule(self, report: EpochReport) -> None:
+        """Let the caller's scheduler step after an epoch."""
+        if self.scheduler is None or self.schedule_every == "step" or report.epoch == 0:
+            return
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(report.metrics.get("loss", report.train_loss or 0.0))
+        else:
+            self.scheduler.step()
+
+    def _make_optimizer(self, given: Given) -> torch.optim.Optimizer:
+        if given.optimizer is None:
+            settings = self.settings.optimizer
+            return optimizers.build(settings, self.model.parameters_P, lr=settings.lr * self.lr_factor)
+        optimizer = optimizers.build_given(
+            given.optimizer,
+            given.optimizer_options,
+            parameters=[parameter for parameter in self.network.parameters() if parameter.requires_grad],
+            parameters_P=self.model.parameters_P,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self.lr_factor
+        return optimizer
+
     def _set_lr(self, step: int) -> None:
         factor = schedules.factor(self.settings.schedule, step=step, n_steps=self.n_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * factor
 
     def _mean_loss(self, epoch: int) -> float:
         """The epoch's loss over all parts; a step whose loss is not finite ends the trial, on all ranks alike."""
@@ -243,20 +299,6 @@ class _Training:
                 f"the training loss is not finite in epoch {epoch}, step {step} of {steps}", kind="not_finite"
             )
         return float(losses_TS.sum()) / self.batches.samples_used
-
-
-def _cross_entropy_sum(outputs_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(outputs_BC, targets_B, reduction="sum")
-
-
-def _squared_error_sum(outputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """Over the samples, of the mean over each one's outputs."""
-    total = functional.mse_loss(outputs_BT, targets_BT.view_as(outputs_BT), reduction="sum")
-    return total * (len(outputs_BT) / outputs_BT.numel())
-
-
-LOSS_SUMS = {"classification": _cross_entropy_sum, "regression": _squared_error_sum}
-"""Task to the sum of the samples' losses."""
 
 
 def autocast_of(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[object]:

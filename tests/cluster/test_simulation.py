@@ -6,6 +6,7 @@ import pytest
 from cluster.simulation import make_job, simulate
 
 from nord_hpc.cluster.transport_simulated import Faults
+from nord_hpc.errors import BadInput
 
 SCHEDULES = 200
 
@@ -18,6 +19,23 @@ def undisturbed() -> str:
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 5, 16])
 def test_history_does_not_depend_on_the_workers(undisturbed: str, n_workers: int) -> None:
     assert simulate(make_job(), seed=n_workers, n_workers=n_workers).history.history_sha256 == undisturbed
+
+
+def test_infeasible_candidates_take_a_number_but_no_part_of_the_budget() -> None:
+    history = simulate(make_job(budget={"trials": 40}), seed=0, n_workers=3).history
+    infeasible = [number for number, entry in history.entries.items() if entry.state == "infeasible"]
+    assert infeasible and len(history.entries) == 40 + len(infeasible)
+    for number in infeasible:
+        entry = history.entries[number]
+        assert entry.attempts == [] and entry.trial.virtual_finish == entry.trial.virtual_start + 1
+        assert entry.outcome is not None and entry.outcome.reason == "this network is one of the ninth part"
+
+
+def test_nothing_but_infeasible_candidates_ends_the_job() -> None:
+    job = make_job(space={"name": "conv_graph", "max_layers": 2}, limits={"infeasible_in_a_row": 1})
+    with pytest.raises(BadInput, match="1 candidates in a row are infeasible, the last because this network"):
+        for seed in range(20):
+            simulate(job.model_copy(update={"seed": seed}), seed=0, n_workers=1)
 
 
 def test_another_seed_gives_another_history(undisturbed: str) -> None:
@@ -45,6 +63,7 @@ def test_history_survives_random_faults(undisturbed: str, block: int) -> None:
 def test_crashes_repeat_only_what_was_not_acknowledged() -> None:
     result = simulate(make_job(), seed=5, n_workers=4, faults=Faults(crash=0.05))
     assert result.lives > 1
+    assert set(result.started) == {n for n, entry in result.history.entries.items() if entry.attempts}
     for number in set(result.started):
         entry = result.history.entries[number]
         assert len({(a.life, a.number) for a in entry.attempts}) == len(entry.attempts)
@@ -56,12 +75,14 @@ def test_a_candidate_that_loses_its_ranks_is_given_up_after_its_attempts() -> No
     job = make_job(limits={"attempts": 2}, budget={"trials": 6})
     result = simulate(job, seed=1, n_workers=2, faults=Faults(gang_broken=1.0))
     for entry in result.history.entries.values():
+        if entry.state == "infeasible":
+            continue
         assert entry.state == "failed"
         assert entry.outcome is not None and entry.outcome.failure is not None
         assert entry.outcome.failure.value == "lost"
         assert "given up after 2 attempts (limits.attempts)" in (entry.outcome.reason or "")
         assert len(entry.attempts) == 2
-    assert result.history.not_repeatable == list(range(6))
+    assert len(result.history.not_repeatable) == 6
 
 
 def test_arrival_order_replays_what_was_recorded() -> None:

@@ -68,7 +68,9 @@ def test_other_descriptors_are_no_cells() -> None:
     d.add_layer("input", None, "in")
     d.add_layer_sequential("Conv2d", {"out_channels": 8, "kernel_size": 3}, "conv")
     d.add_layer_sequential("output", None, "out")
-    with pytest.raises(Infeasible, match=r"layer 'conv' \(Conv2d\) is no vertex of NAS-Bench-101; set one of input, conv3"):
+    with pytest.raises(
+        Infeasible, match=r"layer 'conv' \(Conv2d\) is no vertex of NAS-Bench-101; set one of input, conv3"
+    ):
         spec_of(d)
     long = NeuralDescriptor()
     for kind in ("input", *[CONV3X3] * 6, "output"):

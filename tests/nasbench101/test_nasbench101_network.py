@@ -8,6 +8,8 @@ from nasbench101_example import CHAIN, DOCUMENTED, FIVE, FOUR, matrix_of, needs_
 
 from nord_hpc.builder import plan
 from nord_hpc.builder.network import build
+from nord_hpc.descriptor import NeuralDescriptor
+from nord_hpc.errors import Infeasible
 from nord_hpc.evaluators.nasbench101.records import read_rows
 from nord_hpc.nasbench101 import (
     CONV1X1,
@@ -47,7 +49,9 @@ def test_parameters_of_all_cells_of_up_to_five_vertices() -> None:
         assert count_parameters(ModelSpec.from_text(row.adjacency, row.operations)) == row.n_parameters, row.module_hash
 
 
-@pytest.mark.parametrize("spec", [FIRST, DOCUMENTED, ALONE, CUT, CHAIN], ids=["first", "documented", "alone", "cut", "chain"])
+@pytest.mark.parametrize(
+    "spec", [FIRST, DOCUMENTED, ALONE, CUT, CHAIN], ids=["first", "documented", "alone", "cut", "chain"]
+)
 def test_the_builders_network_has_as_many(spec: ModelSpec) -> None:
     planned = plan(network_descriptor(spec), input_shape=(3, 32, 32), n_outputs=10)
     assert planned.n_parameters == count_parameters(spec)
@@ -99,3 +103,13 @@ def test_a_cut_takes_the_first_channels() -> None:
     assert cut == [("0.0.1.relu.first2", {"channels": 2})]
     assert descriptor.inputs("0.0.3.conv") == ("0.0.1.relu.first2",)
     assert descriptor.inputs("0.0.2.pool") == ("0.0.1.relu",)
+
+
+def test_no_more_channels_can_be_kept_than_there_are() -> None:
+    descriptor = NeuralDescriptor()
+    descriptor.add_layer("FirstChannels", {"channels": 4}, "cut")
+    with pytest.raises(
+        Infeasible, match=r"layer 'cut' \(FirstChannels\) keeps 4 channels, but its input is a map of 3x8x8"
+    ):
+        plan(descriptor, input_shape=(3, 8, 8), n_outputs=10)
+    assert plan(descriptor, input_shape=(5, 8, 8), n_outputs=10).steps[0].output_shape == (4, 8, 8)
