@@ -259,17 +259,19 @@ class Coordinator:
     def _on_lost(self, rank: int, reason: str, *, at: float) -> None:
         if rank not in self.pool:
             return
-        self.pool.remove(rank)
+        assigned = self.pool.remove(rank)
         self._n_workers -= 1
         self._record({"kind": "lost", "rank": rank, "reason": reason}, at=at)
         if rank == self._test_rank:
             self._test_rank = None
-        for running in list(self.running.values()):
-            if rank in running.ranks:
-                del self.running[running.trial.number]
-                self._lost[running.trial.number] = self._lost.get(running.trial.number, 0) + 1
-                if self._stopping is None:
-                    self._wait_or_give_up(running.trial, reason=reason, at=at)
+        for place, number in enumerate(assigned):
+            running = self.running.pop(number, None)
+            if running is None:
+                continue
+            if place == 0:  # the others only waited at that rank
+                self._lost[number] = self._lost.get(number, 0) + 1
+            if self._stopping is None:
+                self._wait_or_give_up(running.trial, reason=reason, at=at)
 
     def _on_test_report(self, report: TestReport, *, at: float) -> None:
         self.pool.release(report.rank, report.number)
@@ -298,7 +300,7 @@ class Coordinator:
         gang = gang_size(
             wanted=self.job.resources.gang, shards=self.job.resources.shards, n_workers=max(1, self._n_workers)
         )
-        room = len(self.pool.idle()) // gang - len(self._waiting)
+        room = self.pool.n_idle() // gang - len(self._waiting)
         self._take_note(self.scheduler.advance(room=room), at=at)
 
     def _take_note(self, steps: list[Step], *, at: float) -> None:
@@ -349,7 +351,8 @@ class Coordinator:
             trial = self._waiting[0][2]
             size = gang_size(wanted=trial.gang, shards=trial.shards, n_workers=self._n_workers)
             limit = self._limit_seconds(trial)
-            ranks = self.pool.take(size, trial.number, deadline=at + limit + HANG_GRACE_SECONDS)
+            seconds = trial.cost / 1e6 / size
+            ranks = self.pool.take(size, trial.number, seconds=seconds, limit_seconds=limit + HANG_GRACE_SECONDS, at=at)
             if ranks is None:
                 return
             heapq.heappop(self._waiting)
@@ -377,7 +380,8 @@ class Coordinator:
         elif self._test_rank is None and self._n_workers == 0:
             self._end("interrupted", "no worker is left to score the best network on the test part", at=at)
         elif self._test_rank is None:
-            ranks = self.pool.take(1, best.trial.number, deadline=at + TEST_LIMIT_SECONDS)
+            limit = TEST_LIMIT_SECONDS
+            ranks = self.pool.take(1, best.trial.number, seconds=limit, limit_seconds=limit, at=at)
             if ranks is not None:
                 self._test_rank = ranks[0]
                 self._send(ranks[0], TestTask(self._epoch, best.trial))
@@ -394,7 +398,7 @@ class Coordinator:
             self._send(rank, Stop(self._epoch))
 
     def _busy(self) -> bool:
-        return len(self.pool.idle()) < len(self.pool)
+        return self.pool.n_idle() < len(self.pool)
 
     def _record(self, record: dict[str, Json], *, at: float) -> None:
         self._actions.append(Record({**record, "at": at}))

@@ -1,9 +1,14 @@
-"""The worker ranks: which are idle, and which form the next gang."""
+"""The worker ranks: which are idle, which form the next gang, and which may take a short trial in advance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+MOST_ASSIGNED = 16
+WAITING_SECONDS = 0.02
+"""A rank takes a further trial of its own in advance while what it has takes less than this, so that trials which are
+shorter than a message and an fsync keep it busy, and no longer one ever waits behind another."""
 
 
 @dataclass(slots=True)
@@ -11,14 +16,21 @@ class Worker:
     """A worker rank as the master knows it.
 
     Attributes:
-        busy_with: the number of the trial that it evaluates.
-        deadline: when it is taken to hang, if it is still busy.
+        assigned: number to predicted seconds of its trials; the first is being evaluated, the others wait at the rank.
+        deadline: when it is taken to hang, if it still has any.
     """
 
     rank: int
     host: str
-    busy_with: int | None = None
+    assigned: dict[int, float] = field(default_factory=dict)
     deadline: float = 0.0
+
+    def assign(self, number: int, *, seconds: float, limit_seconds: float, at: float) -> None:
+        self.deadline = (max(self.deadline, at) if self.assigned else at) + limit_seconds
+        self.assigned[number] = seconds
+
+    def takes_more(self) -> bool:
+        return len(self.assigned) < MOST_ASSIGNED and sum(self.assigned.values()) < WAITING_SECONDS
 
 
 class RankPool:
@@ -37,35 +49,46 @@ class RankPool:
         self._workers[rank] = Worker(rank, host)
         self._workers = dict(sorted(self._workers.items()))
 
-    def remove(self, rank: int) -> None:
-        self._workers.pop(rank, None)
+    def remove(self, rank: int) -> list[int]:
+        """Strike a rank off; returns the trials that it had, the one in evaluation first."""
+        worker = self._workers.pop(rank, None)
+        return [] if worker is None else list(worker.assigned)
 
-    def hosts(self) -> list[str]:
-        return sorted({worker.host for worker in self._workers.values()})
-
-    def idle(self) -> list[int]:
-        return [rank for rank, worker in self._workers.items() if worker.busy_with is None]
+    def n_idle(self) -> int:
+        return sum(not worker.assigned for worker in self._workers.values())
 
     def overdue(self, at: float) -> list[int]:
         """Busy ranks whose deadline has passed."""
-        return [r for r, worker in self._workers.items() if worker.busy_with is not None and at > worker.deadline]
+        return [rank for rank, worker in self._workers.items() if worker.assigned and at > worker.deadline]
 
-    def take(self, size: int, number: int, *, deadline: float) -> tuple[int, ...] | None:
-        """Make `size` idle ranks busy with a trial, on one host where one has that many; None if too few are idle."""
-        idle = [worker for worker in self._workers.values() if worker.busy_with is None]
-        if len(idle) < size:
-            return None
+    def take(
+        self, size: int, number: int, *, seconds: float, limit_seconds: float, at: float
+    ) -> tuple[int, ...] | None:
+        """Assign a trial to `size` idle ranks, on one host where one has that many; a short one also to a busy rank.
+
+        Args:
+            seconds: the predicted time of the trial.
+            limit_seconds: after which the ranks are taken to hang.
+
+        Returns:
+            The ranks, or None if too few are free.
+        """
+        idle = [worker for worker in self._workers.values() if not worker.assigned]
         chosen = self._on_one_host(idle, size) or idle[:size]
+        if size == 1 and not chosen and seconds < WAITING_SECONDS:
+            open_ranks = [worker for worker in self._workers.values() if worker.takes_more()]
+            chosen = sorted(open_ranks, key=lambda worker: len(worker.assigned))[:1]
+        if len(chosen) < size:
+            return None
         for worker in chosen:
-            worker.busy_with = number
-            worker.deadline = deadline
+            worker.assign(number, seconds=seconds, limit_seconds=limit_seconds, at=at)
         return tuple(worker.rank for worker in chosen)
 
     def release(self, rank: int, number: int) -> None:
         """The rank says that it is done with that trial."""
         worker = self._workers.get(rank)
-        if worker is not None and worker.busy_with == number:
-            worker.busy_with = None
+        if worker is not None:
+            worker.assigned.pop(number, None)
 
     @staticmethod
     def _on_one_host(idle: Sequence[Worker], size: int) -> list[Worker] | None:

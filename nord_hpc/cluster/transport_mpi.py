@@ -188,6 +188,9 @@ class MpiWorker:
                 self._mailbox.send(
                     MASTER, worker.test(message, evaluator=evaluator, control=control, rank=self._world.rank)
                 )
+        for message in self._inbox:
+            if isinstance(message, Task):
+                self._mailbox.send(MASTER, worker.stopped(message, rank=self._world.rank))
         self._mailbox.flush(5.0)
 
     def _evaluate(self, task: Task, evaluator: Evaluator, connect: Callable[[Any], DataParallel]) -> messages.Report:

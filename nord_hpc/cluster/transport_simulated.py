@@ -108,11 +108,13 @@ class SimulatedTransport:
         self._ranks = tuple(range(1, n_workers + 1))
         self.alive = set(self._ranks)
         self._gathering: dict[tuple[int, int], set[int]] = {}
-        self._busy: dict[int, Task] = {}
+        self._busy: dict[int, dict[int, Task]] = {}
+        self._free_at: dict[int, float] = {}
+        self._dies_at: dict[int, float] = {}
         self._events: list[tuple[float, int, int, Any]] = []
         self._count = 0
         for rank in self._ranks:
-            self._later(rng.random(), rank, Hello(rank, f"host{rank % 4}", {}))
+            self._at(began_at + rng.random(), rank, Hello(rank, f"host{rank % 4}", {}))
 
     def worker_ranks(self) -> tuple[int, ...]:
         return self._ranks
@@ -128,13 +130,12 @@ class SimulatedTransport:
                 self._gather(rank, message)
             case TestTask():
                 number = message.trial.number
-                self._later(1.0, rank, TestReport(message.epoch, rank, number, {"accuracy": 0.5}))
+                self._at(self._now + 1.0, rank, TestReport(message.epoch, rank, number, {"accuracy": 0.5}))
             case Stop():
                 self.stopped.add(rank)
-                task = self._busy.get(rank)
-                if task is not None:
+                for task in self._busy.get(rank, {}).values():
                     stopped = Report(task.epoch, rank, task.trial.number, task.attempt, None, stopped=True)
-                    self._later(self._rng.random(), rank, stopped)
+                    self._at(self._now + self._rng.random(), rank, stopped)
 
     def receive(self, timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         if not self._events or self._events[0][0] > self._now + timeout_seconds:
@@ -144,8 +145,11 @@ class SimulatedTransport:
         while self._events and self._events[0][0] <= self._now:
             _, _, rank, message = heapq.heappop(self._events)
             if isinstance(message, Report):
-                self._busy.pop(rank, None)
-            if rank in self.alive or isinstance(message, RankLost):
+                self._busy.get(rank, {}).pop(message.number, None)
+            if isinstance(message, RankLost):
+                self.alive.discard(rank)
+                yield rank, message
+            elif rank in self.alive:
                 yield rank, message
 
     def _gather(self, rank: int, task: Task) -> None:
@@ -153,55 +157,61 @@ class SimulatedTransport:
         key = (task.trial.number, task.attempt)
         present = self._gathering.setdefault(key, set())
         present.add(rank)
-        self._busy[rank] = task
+        self._busy.setdefault(rank, {})[task.trial.number] = task
         if present == set(task.ranks):
             del self._gathering[key]
             self._begin(task)
 
     def _begin(self, task: Task) -> None:
+        """Decide what will become of a task; it begins when its ranks are done with those that they have before it."""
+        begins = max(self._now, *(self._free_at.get(rank, 0.0) for rank in task.ranks))
+        if any(begins >= self._dies_at.get(rank, math.inf) for rank in task.ranks):
+            return
         self.started.append(task.trial.number)
         predicted = task.trial.cost / 1e6 / len(task.ranks)
-        seconds = predicted * math.exp(self._rng.gauss(0.0, self._faults.slowdown_sigma))
+        ends = begins + predicted * math.exp(self._rng.gauss(0.0, self._faults.slowdown_sigma))
+        for rank in task.ranks:
+            self._free_at[rank] = ends
         draw = self._rng.random()
         for fault, probability in self._fault_table():
             if draw < probability:
-                fault(task, seconds)
+                fault(task, begins, ends)
                 return
             draw -= probability
-        self._succeed(task, seconds)
+        self._succeed(task, ends)
 
-    def _fault_table(self) -> list[tuple[Callable[[Task, float], None], float]]:
+    def _fault_table(self) -> list[tuple[Callable[[Task, float, float], None], float]]:
         faults = self._faults
         return [(self._die, faults.rank_lost), (self._break, faults.gang_broken), (self._hang, faults.hang)]
 
-    def _succeed(self, task: Task, seconds: float) -> None:
+    def _succeed(self, task: Task, ends: float) -> None:
         outcome = self._outcome(task.trial)
         for index, rank in enumerate(task.ranks):
             report = Report(task.epoch, rank, task.trial.number, task.attempt, outcome if index == 0 else None)
-            self._later(seconds + self._rng.random() * 0.01, rank, report)
+            self._at(ends + self._rng.random() * 0.01, rank, report)
 
-    def _die(self, task: Task, seconds: float) -> None:
+    def _die(self, task: Task, begins: float, ends: float) -> None:
         victim = self._rng.choice(task.ranks)
-        at = seconds * self._rng.random()
-        self._later(at, victim, RankLost(victim, f"rank {victim} died"))
-        self.alive.discard(victim)
+        at = self._rng.uniform(begins, ends)
+        self._dies_at[victim] = at
+        self._at(at, victim, RankLost(victim, f"rank {victim} died"))
         self._broken(task, at, [rank for rank in task.ranks if rank != victim])
 
-    def _break(self, task: Task, seconds: float) -> None:
-        self._broken(task, seconds, list(task.ranks))
+    def _break(self, task: Task, begins: float, ends: float) -> None:
+        self._broken(task, ends, list(task.ranks))
 
-    def _hang(self, task: Task, seconds: float) -> None:
+    def _hang(self, task: Task, begins: float, ends: float) -> None:
         for rank in task.ranks:
-            self.alive.discard(rank)
+            self._dies_at[rank] = begins
 
     def _broken(self, task: Task, at: float, ranks: list[int]) -> None:
         for rank in ranks:
             report = Report(task.epoch, rank, task.trial.number, task.attempt, None, broken="the gang broke")
-            self._later(at + self._rng.random(), rank, report)
+            self._at(at + self._rng.random(), rank, report)
 
-    def _later(self, seconds: float, rank: int, message: Any) -> None:
+    def _at(self, at: float, rank: int, message: Any) -> None:
         self._count += 1
-        heapq.heappush(self._events, (self._now + seconds, self._count, rank, message))
+        heapq.heappush(self._events, (at, self._count, rank, message))
 
 
 def failed(reason: str) -> Outcome:

@@ -44,7 +44,7 @@ def evaluate(task: Task, *, evaluator: Evaluator, gang: Gang, control: Control, 
         result = evaluator.evaluate(task.trial, gang=gang, control=control, keep_above=task.keep_above)
         outcome = result if gang.rank == 0 else None
     except SearchStopped:
-        return Report(task.epoch, rank, task.trial.number, task.attempt, None, stopped=True)
+        return stopped(task, rank=rank)
     except GangBroken as error:
         broken = f"the gang broke: {error}"
     except Infeasible as error:
@@ -57,6 +57,11 @@ def evaluate(task: Task, *, evaluator: Evaluator, gang: Gang, control: Control, 
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         outcome = _failed(error, FailureKind.EXCEPTION, reason, started=started, rank=rank, host=host)
     return Report(task.epoch, rank, task.trial.number, task.attempt, outcome, broken)
+
+
+def stopped(task: Task, *, rank: int) -> Report:
+    """The report of a task that was left, or not begun, because the search stops."""
+    return Report(task.epoch, rank, task.trial.number, task.attempt, None, stopped=True)
 
 
 def test(task: TestTask, *, evaluator: Evaluator, control: Control, rank: int) -> TestReport:

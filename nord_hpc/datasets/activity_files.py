@@ -63,15 +63,15 @@ class Recording:
 
     Attributes:
         subject: the participant's number.
-        xyz_N3: accelerations, in the order of time.
-        label_N: int64; 0 is no activity.
-        after_gap_N: whether samples are missing right before this one.
+        xyz: [n, 3] accelerations, in the order of time.
+        labels: int64 [n]; 0 is no activity.
+        after_gap: bool [n], whether samples are missing right before this one.
     """
 
     subject: int
-    xyz_N3: Array
-    label_N: Array
-    after_gap_N: Array
+    xyz: Array
+    labels: Array
+    after_gap: Array
 
 
 def find_files(path: Path) -> list[Path]:
@@ -100,7 +100,8 @@ def read_recordings(files: list[Path]) -> tuple[list[Recording], list[str]]:
     """
     if files[0].suffix == ".npz":
         return _from_npz(files[0]), []
-    recordings, notes = [], []
+    recordings: list[Recording] = []
+    notes: list[str] = []
     for name, content in _csv_contents(files):
         match = _CSV_NAME.fullmatch(Path(name).name)
         assert match is not None
@@ -113,8 +114,8 @@ def read_recordings(files: list[Path]) -> tuple[list[Recording], list[str]]:
 
 def is_official(recording: Recording) -> bool:
     """Whether these are the numbers of that participant in the official archive."""
-    xyz_N3, label_N = recording.xyz_N3.astype("<i2"), recording.label_N.astype(np.uint8)
-    if not np.array_equal(xyz_N3, recording.xyz_N3) or not np.array_equal(label_N, recording.label_N):
+    xyz_N3, label_N = recording.xyz.astype("<i2"), recording.labels.astype(np.uint8)
+    if not np.array_equal(xyz_N3, recording.xyz) or not np.array_equal(label_N, recording.labels):
         return False
     digest = hashlib.sha256(xyz_N3.tobytes() + label_N.tobytes()).hexdigest()
     return digest == NUMBERS_SHA256.get(recording.subject)

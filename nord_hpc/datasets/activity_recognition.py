@@ -163,10 +163,10 @@ class ActivityRecognition:
     def _windows(self, recording: Recording) -> tuple[Array, Array]:
         """All windows of one participant, float32 [N, 3, window], and their labels [N], in the order of time."""
         options = self._options
-        xyz_N3 = recording.xyz_N3.astype(np.float32)
-        label_N = recording.label_N
+        xyz_N3 = recording.xyz.astype(np.float32)
+        label_N = recording.labels
         breaks_N = np.ones(len(label_N), dtype=bool)
-        breaks_N[1:] = (label_N[1:] != label_N[:-1]) | recording.after_gap_N[1:]
+        breaks_N[1:] = (label_N[1:] != label_N[:-1]) | recording.after_gap[1:]
         starts = np.flatnonzero(breaks_N)
         ends = np.append(starts[1:], len(label_N))
         if options.differentiate:
@@ -206,12 +206,12 @@ class _Windows:
 def _label_notes(recordings: list[Recording]) -> list[str]:
     """How many rows have no activity, by participant, and what the other labels mean."""
     notes = []
-    idle = {recording.subject: int((recording.label_N == NO_ACTIVITY).sum()) for recording in recordings}
+    idle = {recording.subject: int((recording.labels == NO_ACTIVITY).sum()) for recording in recordings}
     idle = {subject: n for subject, n in idle.items() if n}
     if idle:
         counts = ", ".join(f"{subject}: {n}" for subject, n in idle.items())
         notes.append(f"{sum(idle.values())} rows without activity (label 0) left out, by participant {counts}")
-    found = sorted({int(label) for recording in recordings for label in np.unique(recording.label_N)} - {NO_ACTIVITY})
+    found = sorted({int(label) for recording in recordings for label in np.unique(recording.labels)} - {NO_ACTIVITY})
     if set(found) <= set(ACTIVITIES):
         notes.append("labels: " + "; ".join(f"{label} {ACTIVITIES[label]}" for label in found))
     return notes

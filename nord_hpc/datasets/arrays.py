@@ -1,4 +1,4 @@
-"""The user's own arrays: an .npz file, or a folder of .npy files that stay mapped; cleaning is left to the opening."""
+"""The user's own arrays: an npz or HDF5 file, or a folder of npy files that stay mapped. Cleaning is done elsewhere."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ PARTS = ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test
 WHOLE = ("x", "y", "groups")
 """Arrays that the file or folder may hold: the parts, or x and y (and groups) from which all parts are carved."""
 
+HDF5_SUFFIXES = (".h5", ".hdf5")
+EXPECTED = "an .npz or .h5 file or a folder of .npy files"
+
 
 class Arrays:
-    """`path` is an .npz file or a folder of .npy files with x_train and y_train (and more of `PARTS`), or x and y."""
+    """`path` is an .npz or HDF5 file or a folder of .npy files with x_train and y_train (and more of `PARTS`), or x, y.
+
+    An HDF5 file has the arrays as datasets of its root. Each process reads it whole and closes it again, before any
+    training: an open handle is never shared, as positions in it would be.
+    """
 
     class Options(BaseModel):
         """What the arrays mean.
@@ -39,11 +46,11 @@ class Arrays:
 
     def __init__(self, options: Options, *, path: Path | None, cache: Path) -> None:
         if path is None:
-            raise BadInput("dataset.path: is missing; set it to an .npz file or a folder of .npy files")
+            raise BadInput(f"dataset.path: is missing; set it to {EXPECTED}")
         if not path.exists():
-            raise BadInput(f"dataset.path: {path} does not exist; set it to an .npz file or a folder of .npy files")
-        if path.is_file() and path.suffix != ".npz":
-            raise BadInput(f"dataset.path: {path} is not an .npz file; set it to one, or to a folder of .npy files")
+            raise BadInput(f"dataset.path: {path} does not exist; set it to {EXPECTED}")
+        if path.is_file() and path.suffix not in (".npz", *HDF5_SUFFIXES):
+            raise BadInput(f"dataset.path: {path} is not {EXPECTED}; set it to one")
         self._options = options
         self._path = path
         self._found = self._names()
@@ -74,6 +81,8 @@ class Arrays:
         try:
             if self._path.is_dir():
                 return sorted(file.stem for file in self._path.glob("*.npy"))
+            if self._path.suffix in HDF5_SUFFIXES:
+                return _hdf5_names(self._path)
             with zipfile.ZipFile(self._path) as archive:
                 return sorted(name.removesuffix(".npy") for name in archive.namelist())
         except (OSError, zipfile.BadZipFile) as error:
@@ -85,6 +94,8 @@ class Arrays:
             if self._path.is_dir():
                 mapped = name.startswith("x")
                 array = np.load(self._path / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
+            elif self._path.suffix in HDF5_SUFFIXES:
+                array = _from_hdf5(self._path, name)
             else:
                 with np.load(self._path, allow_pickle=False) as archive:
                     array = archive[name]
@@ -102,6 +113,24 @@ class Arrays:
                 f"{self._options.layout} needs samples, channels and at least one more axis; set layout: no_channels"
             )
         return np.moveaxis(x, -1, 1) if self._options.layout == "channels_last" else x
+
+
+def _hdf5_names(path: Path) -> list[str]:
+    import h5py  # type: ignore[import-untyped]
+
+    with h5py.File(path, "r", locking=False) as file:
+        return sorted(name for name, item in file.items() if isinstance(item, h5py.Dataset))
+
+
+def _from_hdf5(path: Path, name: str) -> Array:
+    """A dataset of the file's root as an array; texts as texts."""
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        dataset = file[name]
+        if h5py.check_string_dtype(dataset.dtype) is not None:
+            return np.asarray(dataset.asstr()[()]).astype(str)
+        return np.asarray(dataset[()])
 
 
 def _used_names(found: list[str], path: Path) -> list[str]:

@@ -94,9 +94,15 @@ def infeasible_outcome(trial: Trial) -> Outcome:
 
 @dataclass(slots=True)
 class Attempt:
-    """One start of a trial: when, on which ranks, in which life of the search; and its end, if it had one."""
+    """One start of a trial: when, on which ranks, in which life of the search; and its end, if it had one.
+
+    Attributes:
+        place: among all starts of the search, in their order.
+        lost: its ranks were lost while they worked on it.
+    """
 
     life: int
+    place: int
     number: int
     ranks: tuple[int, ...]
     started_at: float
@@ -159,6 +165,7 @@ class History:
         self.commit_order: list[int] = []
         self.lives: list[Life] = []
         self.test: dict[str, Json] | None = None
+        self._n_started = 0
         for record in records:
             self.add(record)
 
@@ -225,7 +232,9 @@ class History:
 
     def _add_started(self, record: dict[str, Any]) -> None:
         attempts = self.entries[record["number"]].attempts
-        attempts.append(Attempt(len(self.lives) - 1, record["attempt"], tuple(record["ranks"]), record["at"]))
+        life = len(self.lives) - 1
+        attempts.append(Attempt(life, self._n_started, record["attempt"], tuple(record["ranks"]), record["at"]))
+        self._n_started += 1
 
     def _add_finished(self, record: dict[str, Any]) -> None:
         entry = self.entries[record["number"]]
@@ -240,13 +249,14 @@ class History:
             self.commit_order.append(number)
 
     def _add_lost(self, record: dict[str, Any]) -> None:
-        """A rank died: what ran on it in this life and did not finish is charged with an attempt."""
+        """A rank died: of what it had in this life, the attempt that began first was running, and is charged."""
         life = len(self.lives) - 1
-        for entry in self.entries.values():
-            if entry.outcome is None and entry.attempts:
-                attempt = entry.attempts[-1]
-                if attempt.life == life and record["rank"] in attempt.ranks and attempt.finished_at is None:
-                    attempt.lost = True
+        open_attempts = [
+            entry.attempts[-1] for entry in self.entries.values() if entry.outcome is None and entry.attempts
+        ]
+        had = [a for a in open_attempts if a.life == life and record["rank"] in a.ranks and not a.lost]
+        if had:
+            min(had, key=lambda attempt: attempt.place).lost = True
 
     def _add_test(self, record: dict[str, Any]) -> None:
         self.test = {"number": record["number"], "metrics": record["metrics"]}

@@ -93,7 +93,7 @@ class UserLoss:
         if not isinstance(value, torch.Tensor) or value.shape not in ((), (len(outputs_BC),)):
             got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise BadInput(
-                f"criterion: gave {got}; return a scalar tensor, the mean over the samples, or a vector with one for each"
+                f"criterion: gave {got}; return a scalar tensor, the mean over the samples, or a vector of their losses"
             )
         return value.sum() if value.dim() else value * len(outputs_BC)
 

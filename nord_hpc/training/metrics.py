@@ -278,7 +278,7 @@ def check_name(name: str, *, task: str | None = None) -> None:
 
 def greater_is_better(name: str) -> bool:
     """Whether the larger of two values of a metric is the better one."""
-    tables = (*METRICS.values(), *OTHERS.values())
+    tables: list[Mapping[str, type[Metric] | type[WholeMetric]]] = [*METRICS.values(), *OTHERS.values()]
     return next(table[name].greater_is_better for table in tables if name in table)
 
 
@@ -299,8 +299,9 @@ def chosen(given: Sequence[str | Callable[..., object] | Metric | WholeMetric], 
     Raises:
         BadInput: an unknown name.
     """
-    tables = [*METRICS.values(), *OTHERS.values(), {"kl_divergence": KlDivergence}]
-    known: dict[str, Any] = {name: metric for table in tables for name, metric in table.items()}
+    known: dict[str, Any] = {"kl_divergence": KlDivergence}
+    for task in METRICS:
+        known |= METRICS[task] | OTHERS[task]
     found: list[Any] = []
     for item in given:
         if isinstance(item, str):

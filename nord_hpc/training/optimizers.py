@@ -28,7 +28,7 @@ FUSED = frozenset({"adam", "adamw", "sgd"})
 
 
 ELEMENTWISE = frozenset({"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD"})
-"""Classes of torch.optim that treat every number alone, so that one flat parameter gives what the network's own give."""
+"""Classes of torch.optim that treat every number alone: one flat parameter gives what the network's own would."""
 
 
 def check(settings: OptimizerSettings) -> None:

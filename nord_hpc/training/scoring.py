@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
 from torch import nn
@@ -36,8 +37,8 @@ def score(
     Raises:
         TrialFailed: the network's outputs are not all finite.
     """
-    summed = [metric for metric in metrics if not hasattr(metric, "of_all")]
-    whole = [metric for metric in metrics if hasattr(metric, "of_all")]
+    summed = [cast("Metric", metric) for metric in metrics if hasattr(metric, "update")]
+    whole = [metric for metric in metrics if not hasattr(metric, "update")]
     kept: list[torch.Tensor] | None = [] if whole else None
     sums_TK = gather_sums(
         network,
@@ -62,9 +63,9 @@ def score(
     if kept is not None:
         outputs_NC = _gather_outputs(kept, part, batch_size=batch_size, data_parallel=data_parallel)
         targets = part.targets.cpu()
-        for metric in whole:
-            value = metric.of_all(outputs_NC, targets)
-            values.update(value if isinstance(value, Mapping) else {metric.name: value})
+        for of_all in whole:
+            value = of_all.of_all(outputs_NC, targets)
+            values.update(value if isinstance(value, Mapping) else {of_all.name: value})
     return values
 
 

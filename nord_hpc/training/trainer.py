@@ -206,9 +206,9 @@ class _Training:
         self.scheduler = given.scheduler(self.optimizer) if given.scheduler is not None else None
         self.schedule_every = given.schedule_every
         self.loss_sum = given.loss or loss_sum(LOSS_OF_TASK[data.info.task])
-        self.metrics = given.metrics
-        if self.metrics is None:
-            self.metrics = metrics_of(data.info.task, n_outputs=data.info.n_outputs)
+        self.metrics: Sequence[Metric | WholeMetric] = (
+            metrics_of(data.info.task, n_outputs=data.info.n_outputs) if given.metrics is None else given.metrics
+        )
         self.autocast = autocast_of(device, precision)
         self.noise = _Noise(device, seeding.derived_seed(seed, "noise"))
         self.weight_of_sample = torch.tensor(1 / self.batches.batch, device=device)

@@ -43,6 +43,7 @@ CASES: list[tuple[str, dict[str, Any], Shape]] = [
     ("Linear", {"out_features": 7, "in_features": 99, "bias": False}, (3, 4, 4)),
     ("Flatten", {}, (3, 4, 5)),
     ("Flatten", {"start_dim": 1}, (3,)),
+    ("FirstChannels", {"channels": 2}, (3, 4, 5)),
     ("Identity", {}, (3, 4, 5)),
     ("Input", {}, (3, 4)),
     ("Output", {}, (3,)),
@@ -68,6 +69,13 @@ CASES: list[tuple[str, dict[str, Any], Shape]] = [
     ("AvgPool2d", {"kernel_size": 3, "padding": 1, "count_include_pad": False, "divisor_override": 5}, MAPS[2]),
     ("AdaptiveAvgPool2d", {"output_size": [None, 3]}, MAPS[2]),
     ("AdaptiveMaxPool2d", {"output_size": 20}, MAPS[2]),
+    ("Conv2d151", {"in_channels": 99, "out_channels": 7}, MAPS[2]),
+    ("Conv2d151", {"out_channels": 7, "stride": 2, "kernel_size": [3, 4]}, MAPS[2]),
+    ("Conv2d151", {"out_channels": 7, "stride": 2}, (3, 6, 4)),
+    ("ScaleLayer", {"scale": 0.5}, (3, 4)),
+    ("SizeScaleLayer", {"final_size": 20}, MAPS[2]),
+    ("SizeScaleLayer", {"final_size": [2, 30]}, MAPS[2]),
+    ("SizeScaleLayer", {"final_size": 4}, (3,)),
 ]
 for _dims, _shape in MAPS.items():
     CASES += [

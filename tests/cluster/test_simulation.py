@@ -100,3 +100,24 @@ def test_random_search_runs_ahead_of_its_results() -> None:
     fast = simulate(many, seed=0, n_workers=32)
     assert fast.history.history_sha256 == slow.history.history_sha256
     assert fast.seconds < 0.5 * slow.seconds
+
+
+def test_short_trials_wait_at_busy_ranks_and_are_not_charged_for_its_death() -> None:
+    """Trials of a few milliseconds are sent in advance; when their rank dies, only the one in evaluation is charged."""
+    job = make_job(
+        evaluator={"name": "synthetic", "seconds": 0.002},
+        resources={"shards": 1, "gang": 1},
+        order={"virtual_gangs": 24},
+        strategy={"name": "random_search"},
+        budget={"trials": 60},
+        limits={"attempts": 2},
+    )
+    calm = simulate(job, seed=0, n_workers=2)
+    assert simulate(job, seed=1, n_workers=1).history.history_sha256 == calm.history.history_sha256
+    for seed in range(30):
+        result = simulate(job, seed=seed, n_workers=6, faults=Faults(rank_lost=0.04, crash=0.01))
+        lost = {number for number, entry in result.history.entries.items() if entry.n_lost >= 2}
+        failed = {number for number, entry in result.history.entries.items() if entry.state == "failed"}
+        assert lost <= failed
+        if not lost:
+            assert result.history.history_sha256 == calm.history.history_sha256

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+import torch
 
 from nord_hpc.datasets import Dataset
 from nord_hpc.datasets import dataset as dataset_module
 from nord_hpc.datasets.rows import Rows
 from nord_hpc.errors import BadInput
+from nord_hpc.training.batches import epoch_order, plan_batches
+from nord_hpc.training.data import Part
 
 Open = Callable[..., Dataset]
 
@@ -94,13 +98,15 @@ def test_wrong_files_are_named(tmp_path: Path, open_: Open) -> None:
     np.savez(tmp_path / "names.npz", X_train=np.zeros(3), labels=np.zeros(3))
     np.savez(tmp_path / "objects.npz", x=np.array([None, 1]), y=np.zeros(2))
     (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "text.h5").write_text("hello")
     (tmp_path / "data.csv").write_text("1,2")
     (tmp_path / "empty").mkdir()
     for settings, message in [
-        ({}, "dataset.path: is missing; set it to an .npz file or a folder of .npy files"),
-        ({"path": "none.npz"}, "none.npz does not exist; set it to an .npz file"),
-        ({"path": "data.csv"}, "data.csv is not an .npz file; set it to one, or to a folder of .npy files"),
+        ({}, "dataset.path: is missing; set it to an .npz or .h5 file or a folder of .npy files"),
+        ({"path": "none.npz"}, "none.npz does not exist; set it to an .npz or .h5 file"),
+        ({"path": "data.csv"}, "data.csv is not an .npz or .h5 file or a folder of .npy files; set it to one"),
         ({"path": "text.npz"}, "text.npz cannot be read: File is not a zip file"),
+        ({"path": "text.h5"}, "text.h5 cannot be read: Unable to synchronously open file (file signature not found)"),
         ({"path": "names.npz"}, "names.npz has X_train, labels; give x_train and y_train"),
         ({"path": "objects.npz"}, "array x cannot be read: it holds Python objects; save plain numbers or strings"),
         ({"path": "empty"}, "empty has no arrays; give x_train and y_train"),
@@ -116,3 +122,51 @@ def test_a_truncated_array_is_named(tmp_path: Path, open_: Open) -> None:
     (tmp_path / "npy" / "x.npy").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match="npy: array x cannot be read: mmap length is greater than file size"):
         open_(name="arrays", path="npy")
+
+
+def test_hdf5_is_read_like_npz(tmp_path: Path, open_: Open) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.normal(size=(40, 2, 9)).astype(np.float32), "x_test": np.ones((8, 2, 9), np.float32)}
+    labels = {"y_train": np.arange(40) % 4, "y_test": np.arange(8) % 4}
+    np.savez(tmp_path / "d.npz", **arrays, **labels)
+    names = np.array(["ab", "c", "d", "é"], dtype=object)
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for name, value in {**arrays, **labels}.items():
+            file[name] = value
+        file["more"] = 3
+        file.create_group("group")
+    with h5py.File(tmp_path / "named.hdf5", "w") as file:
+        for name, value in arrays.items():
+            file[name] = value
+        for name, value in labels.items():
+            file.create_dataset(name, data=names[value], dtype=h5py.string_dtype())
+    packed, hierarchical, named = (open_(name="arrays", path=path) for path in ("d.npz", "d.h5", "named.hdf5"))
+    assert hierarchical.info.fingerprint == packed.info.fingerprint
+    assert hierarchical.info.notes == ("arrays that are not used: more",)
+    assert np.array_equal(hierarchical.validation.x, packed.validation.x)
+    assert named.info.class_names == ("ab", "c", "d", "é") and np.array_equal(named.test.y, packed.test.y)
+
+
+def test_each_row_of_an_hdf5_file_is_seen_once_in_an_epoch(tmp_path: Path, open_: Open) -> None:
+    """Row i holds i; what the batches of all ranks hold in an epoch is every row of the training part, once."""
+    rows = np.arange(100, dtype=np.float32)
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["x_train"], file["y_train"] = rows.reshape(100, 1, 1), np.arange(100) % 2
+        file["x_validation"], file["y_validation"] = rows[:4].reshape(4, 1, 1), np.arange(4) % 2
+        file["x_test"], file["y_test"] = rows[:4].reshape(4, 1, 1), np.arange(4) % 2
+    d = open_(name="arrays", path="d.h5")
+    train = Part(d.train, d.info, device=torch.device("cpu"))
+    batches = plan_batches(n_train=100, fraction=1.0, batch_size=10, shards=2)
+    orders = []
+    for epoch in (1, 2):
+        samples = train.in_order(epoch_order(np.arange(100), seed=3, epoch=epoch))
+        seen = []
+        for step in range(batches.steps):
+            for part in range(2):
+                x, y = samples[batches.bounds(step, part, parts=2)]
+                values = np.round(x.numpy().reshape(-1) * d.info.std[0] + d.info.mean[0]).astype(int)
+                assert (values % 2 == y.numpy()).all()
+                seen += values.tolist()
+        assert sorted(seen) == list(range(100)) and sum(seen) == 4950
+        orders.append(seen)
+    assert orders[0] != orders[1]

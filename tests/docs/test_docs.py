@@ -88,7 +88,7 @@ def test_architecture_page_names_every_failure() -> None:
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny real run: trained on digits, with a failure and an infeasible candidate as likely as not."""
+    """A tiny real run: five networks trained on digits."""
     folder = tmp_path_factory.mktemp("docs") / "run"
     settings = [
         "budget.trials=5",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from pathlib import Path
@@ -27,6 +28,9 @@ from nord_hpc.evaluators.nasbench101 import tfrecord
 from nord_hpc.evaluators.nasbench101.records import Evaluation, decode_row, fields, read_rows
 from nord_hpc.evaluators.nasbench101.tfrecord import crc32c, crc32c_of_each, masked, read_payloads
 from nord_hpc.nasbench101 import ModelSpec
+
+HUGE = (2**40).to_bytes(8, "little")
+HUGE_HEADER = HUGE + masked(crc32c(HUGE)).to_bytes(4, "little")
 
 
 def test_checksums_that_are_known() -> None:
@@ -64,10 +68,7 @@ def test_payloads_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zip
         (lambda data: data[:-30] + b"?" + data[-29:], "record 4: the checksum of its payload is wrong"),
         (lambda data: data[:3] + b"\x01" + data[4:], "record 0: the checksum of its length is wrong"),
         (lambda data: data + b"\0", "record 5: the file ends inside it"),
-        (
-            lambda data: data + (2**40).to_bytes(8, "little") + masked(crc32c((2**40).to_bytes(8, "little"))).to_bytes(4, "little"),
-            "record 5: 1099511627776 bytes are no record of a benchmark",
-        ),
+        (lambda data: data + HUGE_HEADER, "record 5: 1099511627776 bytes are no record of a benchmark"),
     ],
 )  # fmt: skip
 def test_damage_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object, message: str) -> None:
@@ -108,8 +109,6 @@ def test_unknown_fields_are_skipped() -> None:
         + varint(300)
     )
     inner += tag(8, 3) + tag(1, 1) + bytes(8) + tag(9, 3) + tag(9, 4) + tag(8, 4) + double(2, 7.5)
-    import base64
-
     # A field of the right number and another wire type is another one, too.
     message = double(2, 9.0) + nested(1, inner) + nested(5, b"whatever") + tag(2, 0) + varint(2**31 - 1)
     row = decode_row(json.dumps(["h", 4, "", "", base64.b64encode(message).decode()]).encode())

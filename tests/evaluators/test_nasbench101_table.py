@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +18,7 @@ from nasbench101_example import (
     FIVE,
     FOUR,
     POOLED,
+    ROOT,
     matrix_of,
     needs_files,
     payload,
@@ -78,14 +81,20 @@ def test_the_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(changed) == 2
 
 
-def _length(file: Path, cache: Path) -> int:
-    return len(open_table(file, cache=cache))
-
-
 @needs_files
 def test_processes_that_come_together_share_one_index(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        assert pool.starmap(_length, [(FOUR, tmp_path)] * 3) == [91] * 3
+    code = "import sys; from nord_hpc.evaluators.nasbench101 import open_table; print(len(open_table(sys.argv[1])))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(FOUR)],
+            cwd=ROOT,
+            env={**os.environ, "NORD_HPC_CACHE": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    assert [process.communicate(timeout=60)[0].strip() for process in processes] == ["91"] * 3
     folders = [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()]
     assert len(folders) == 1
 
