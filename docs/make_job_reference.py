@@ -148,7 +148,8 @@ def _choices(section: str) -> list[str]:
         options = [f"`{name}`: {', '.join(f'`{o}`' for o in of)}" for name, of in sorted(optimizers.OPTIONS.items())]
         return ["Options of the optimizers, with torch's meanings and defaults: " + "; ".join(options) + "."]
     if section == "objective":
-        known = [f"for {task} {', '.join(f'`{name}`' for name in of)}" for task, of in metrics.METRICS.items()]
+        names = {task: [*of, *metrics.OTHERS[task]] for task, of in metrics.METRICS.items()}
+        known = [f"for {task} {', '.join(f'`{name}`' for name in of)}" for task, of in names.items()]
         return ["Metrics: " + "; ".join(known) + "."]
     if section in registry.BUILT_IN:
         return ["Built-in names: " + ", ".join(f"`{name}`" for name in sorted(registry.BUILT_IN[section])) + "."]

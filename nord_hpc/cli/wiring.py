@@ -259,7 +259,8 @@ def _master(
             del history, state
             for rank in transport.worker_ranks():
                 transport.send(rank, Setup(epoch, str(folder.path.resolve())))
-            snapshots = Snapshots(folder, coordinator.scheduler.state_dict)
+            scheduler = coordinator.scheduler
+            snapshots = Snapshots(folder, state=scheduler.state_dict, n_trials=lambda: scheduler.ledger.n_proposed)
             end = run_master(
                 coordinator,
                 transport=transport,

@@ -207,6 +207,16 @@ def open_dataset(
         return opening.find(identity) or opening.make(identity=identity)
 
 
+def dataset_of(raw: RawData, settings: job.DatasetSettings) -> Dataset:
+    """The data set of raw data at hand, cleaned, split and normalized as in `open_dataset`, in this process's memory.
+
+    Raises:
+        BadInput: the data cannot be used.
+    """
+    carved = _carved(raw, settings)
+    return _in_memory(_info(raw, carved, name=settings.name, storage="host", reason="given as arrays"), carved)
+
+
 @dataclass(frozen=True)
 class _Opening:
     """One call of `open_dataset`: what is asked for, in the order in which it is looked for and made."""
@@ -245,15 +255,10 @@ class _Opening:
         settings = self.settings
         if not isinstance(raw, RawData):
             raise BadInput(f"dataset {settings.name}: load() gave {type(raw).__name__}; return a RawData")
-        try:
-            carved = carve_parts(
-                raw, validation=settings.validation, fraction=settings.fraction, split_seed=settings.split_seed
-            )
-        except BadInput as error:
-            raise BadInput(f"dataset {settings.name}: {error}") from error
+        carved = _carved(raw, settings)
         n_bytes = sum(4 * part.x.size for part in carved.parts.values())
         storage, reason = self._storage(n_bytes)
-        info = self._info(raw, carved, storage=storage, reason=reason)
+        info = _info(raw, carved, name=settings.name, storage=storage, reason=reason)
         in_place = storage == "mmap" and all(part.x.mapped for part in carved.parts.values())
         if n_bytes < SMALL_BYTES and storage != "mmap":
             return _in_memory(info, carved)
@@ -269,28 +274,6 @@ class _Opening:
 
     def _storage(self, n_bytes: int) -> tuple[Storage, str]:
         return choose_storage(self.settings.storage, normalized_bytes=n_bytes, device=self.device)
-
-    def _info(self, raw: RawData, carved: Carved, *, storage: Storage, reason: str) -> DatasetInfo:
-        return DatasetInfo(
-            name=self.settings.name,
-            task=raw.task,
-            n_outputs=carved.n_outputs,
-            input_shape=carved.parts["train"].x.shape[1:],
-            n_train=len(carved.parts["train"].y),
-            n_validation=len(carved.parts["validation"].y),
-            n_test=len(carved.parts["test"].y),
-            storage=storage,
-            storage_reason=reason,
-            mean=carved.mean,
-            std=carved.std,
-            normalized=storage != "mmap",
-            class_labels=carved.class_labels,
-            class_names=carved.class_names,
-            notes=carved.notes,
-            fingerprint=carved.fingerprint,
-            source=raw.source,
-            licence=raw.licence,
-        )
 
     def _from_prepared(
         self, found: prepared.Prepared, *, storage: Storage, reason: str, raw: RawData | None = None
@@ -309,6 +292,38 @@ class _Opening:
             assert x is not None
             splits[name] = Split(Rows(x, arrays[f"rows_{name}"]), arrays[f"y_{name}"])
         return Dataset(info, **splits)
+
+
+def _carved(raw: RawData, settings: job.DatasetSettings) -> Carved:
+    try:
+        return carve_parts(
+            raw, validation=settings.validation, fraction=settings.fraction, split_seed=settings.split_seed
+        )
+    except BadInput as error:
+        raise BadInput(f"dataset {settings.name}: {error}") from error
+
+
+def _info(raw: RawData, carved: Carved, *, name: str, storage: Storage, reason: str) -> DatasetInfo:
+    return DatasetInfo(
+        name=name,
+        task=raw.task,
+        n_outputs=carved.n_outputs,
+        input_shape=carved.parts["train"].x.shape[1:],
+        n_train=len(carved.parts["train"].y),
+        n_validation=len(carved.parts["validation"].y),
+        n_test=len(carved.parts["test"].y),
+        storage=storage,
+        storage_reason=reason,
+        mean=carved.mean,
+        std=carved.std,
+        normalized=storage != "mmap",
+        class_labels=carved.class_labels,
+        class_names=carved.class_names,
+        notes=carved.notes,
+        fingerprint=carved.fingerprint,
+        source=raw.source,
+        licence=raw.licence,
+    )
 
 
 def _arrays(info: DatasetInfo, carved: Carved, *, in_place: bool) -> dict[str, prepared.ArrayToWrite]:

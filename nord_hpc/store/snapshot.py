@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 SHARE_OF_TIME = 0.01
 SHORTEST_INTERVAL_SECONDS = 10.0
+FIRST_GUESS_SECONDS_PER_TRIAL = 2e-4
 
 NUMBERS: dict[str, type] = {
     "number": np.int64,
@@ -53,17 +54,21 @@ AS_JSON = ("parents", "ranks", "fidelity", "metrics", "provenance", "genotype", 
 class Snapshots:
     """Writes snapshots of a running search, so seldom that they cost under 1% of the time."""
 
-    def __init__(self, folder: RunFolder, state: Callable[[], Json]) -> None:
+    def __init__(self, folder: RunFolder, *, state: Callable[[], Json], n_trials: Callable[[], int]) -> None:
         """
         Args:
             state: gives the scheduler's state, between two rounds of events.
+            n_trials: how many trials a snapshot would hold.
         """
         self._folder = folder
         self._state = state
-        self._next = time.monotonic() + SHORTEST_INTERVAL_SECONDS
+        self._n_trials = n_trials
+        self._seconds_per_trial = FIRST_GUESS_SECONDS_PER_TRIAL
+        self._last = time.monotonic()
 
     def on_tick(self) -> None:
-        if time.monotonic() >= self._next:
+        cost = self._n_trials() * self._seconds_per_trial
+        if time.monotonic() - self._last >= max(SHORTEST_INTERVAL_SECONDS, cost / SHARE_OF_TIME):
             self.write()
 
     def write(self) -> None:
@@ -73,8 +78,8 @@ class Snapshots:
             write(self._folder.snapshot_file, self._folder.history(), self._state())
         except OSError as error:
             log.warning("the snapshot %s could not be written: %s", self._folder.snapshot_file, error)
-        cost = time.monotonic() - started
-        self._next = time.monotonic() + max(SHORTEST_INTERVAL_SECONDS, cost / SHARE_OF_TIME)
+        self._last = time.monotonic()
+        self._seconds_per_trial = (self._last - started) / max(1, self._n_trials())
 
 
 def write(path: Path, history: History, state: Json) -> None:

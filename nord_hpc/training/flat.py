@@ -23,6 +23,7 @@ class FlatNetwork:
     Attributes:
         parameters_P: all trainable parameters, with padding that stays zero; its `grad` is the flat gradient.
         gradient_P: the gradient of `parameters_P`; the backward pass adds to it.
+        frozen: parameters without gradient.
         buffers: flat buffers, one for each dtype that occurs.
         n_parameters: trainable parameters, without padding.
     """
@@ -33,7 +34,9 @@ class FlatNetwork:
         if len(dtypes) != 1:
             found = ", ".join(sorted(map(str, dtypes))) or "none"
             raise ValueError(f"trainable parameters must be of one dtype, not {found}")
-        self._frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+        self.frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+        named = [*network.named_parameters(), *network.named_buffers()]
+        self._layout = "\n".join(f"{name} {tuple(t.shape)} {t.dtype} {t.requires_grad}" for name, t in named)
         self.n_parameters = sum(parameter.numel() for parameter in trainable)
         values_P = _flatten(trainable)
         self.parameters_P = nn.Parameter(values_P)
@@ -45,16 +48,20 @@ class FlatNetwork:
 
     def share(self, data_parallel: DataParallel) -> None:
         """Give all members of a gang the first one's parameters and buffers."""
-        for tensor in (self.parameters_P.detach(), *self._frozen, *self.buffers):
+        for tensor in (self.parameters_P.detach(), *self.frozen, *self.buffers):
             data_parallel.broadcast_(tensor.detach().view(-1), root=0)
 
     def sha256(self) -> str:
         """Digest of all parameters and buffers."""
         digest = hashlib.sha256()
-        for tensor in (self.parameters_P, *self._frozen, *self.buffers):
+        for tensor in (self.parameters_P, *self.frozen, *self.buffers):
             flat = tensor.detach().reshape(-1).view(torch.uint8).cpu()
             digest.update(flat.numpy().data)
         return digest.hexdigest()
+
+    def layout_sha256(self) -> str:
+        """Digest of the names, shapes and types of parameters and buffers, whatever their values."""
+        return hashlib.sha256(self._layout.encode()).hexdigest()
 
 
 class ShardBuffers:
@@ -95,6 +102,21 @@ class ShardBuffers:
         if self._slots == 1:
             for flat_K, saved_SK in self._saved:
                 flat_K.copy_(saved_SK[0])
+
+    def gather(self, data_parallel: DataParallel) -> list[torch.Tensor]:
+        """The buffers of all shards of the gang, [shards, K] for each flat tensor, in the order of the shards."""
+        gathered = []
+        for flat_K, saved_SK in self._saved:
+            mine_SK = saved_SK if self._slots > 1 else flat_K
+            gathered.append(data_parallel.all_gather(mine_SK.view(-1)).view(-1, flat_K.numel()))
+        return gathered
+
+    def scatter(self, parts: Sequence[torch.Tensor], *, rank: int) -> None:
+        """Put back what `gather` gave, on the member `rank` of a gang that divides the shards likewise or otherwise."""
+        first = rank * self._slots
+        for (flat_K, saved_SK), part_PK in zip(self._saved, parts, strict=True):
+            saved_SK.copy_(part_PK[first : first + self._slots])
+            flat_K.copy_(saved_SK[0])
 
 
 def _by_dtype(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nord_hpc import seeding
-from nord_hpc.errors import TrialFailed
+from nord_hpc.errors import StoreError, TrialFailed
 from nord_hpc.interfaces import Control, DataParallel
 from nord_hpc.job import TrainingSettings
+from nord_hpc.training import checkpoint as checkpoints
 from nord_hpc.training import optimizers, schedules
 from nord_hpc.training.batches import BatchPlan, epoch_order, noise_seed, plan_batches, subset
 from nord_hpc.training.checks import check_sync_batch_norm
@@ -24,7 +27,7 @@ from nord_hpc.training.metrics import Metric, WholeMetric, metrics_of
 from nord_hpc.training.reduction import ExactReduction, FastReduction, Reduction
 from nord_hpc.training.scoring import score
 from nord_hpc.training.sync_batch_norm import synchronize_batch_norm
-from nord_hpc.trial import Fidelity
+from nord_hpc.trial import Fidelity, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def train(
     given: Given | None = None,
     digests: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainingResult:
     """Train `network` in place. All members of the gang call it with equal arguments and networks.
 
@@ -122,11 +126,14 @@ def train(
         seed: of the order of the samples and of the noise inside the network.
         given: optimizer, scheduler, loss and metrics of the caller's own.
         digests: whether reports carry the digest of the weights.
-        on_epoch: called with each report.
+        on_epoch: called with each report of this call.
+        checkpoint: file that the state is written to after each epoch. If it is there, the training goes on from it, on
+            any number of ranks with the exact reduction, and gives what an unbroken one gives.
 
     Raises:
         TrialFailed: a loss or an output is not finite, or memory is short.
         Infeasible: too few samples for the shards.
+        StoreError: the checkpoint is damaged or that of another training.
         GangBroken: a partner is gone.
     """
     with _short_memory_is_a_failure():
@@ -144,11 +151,13 @@ def train(
             given=given or Given(),
             digests=digests,
         )
-        curve = []
-        for epoch in range(1, fidelity.epochs + 1) or [0]:
+        curve = [] if checkpoint is None else training.restore(checkpoint)
+        for epoch in range(len(curve) + 1, fidelity.epochs + 1) if fidelity.epochs else [0]:
             report = training.report(epoch, training.train_epoch(epoch) if epoch else None)
             curve.append(report)
             training.schedule(report)
+            if checkpoint is not None:
+                training.save(checkpoint, curve)
             if on_epoch is not None:
                 on_epoch(report)
         training.buffers.show_first(data_parallel)
@@ -213,6 +222,20 @@ class _Training:
         self.noise = _Noise(device, seeding.derived_seed(seed, "noise"))
         self.weight_of_sample = torch.tensor(1 / self.batches.batch, device=device)
         self.losses_TL = torch.empty((self.batches.steps, self.slots), device=device)
+        self.n_epochs = fidelity.epochs
+        # What a checkpoint must agree in. The number of epochs matters only where the learning rate depends on it.
+        self.identity: dict[str, Json] = {
+            **settings.model_dump(mode="json"),
+            "optimizer class": type(self.optimizer).__qualname__,
+            "scheduler class": None if self.scheduler is None else type(self.scheduler).__qualname__,
+            "epochs": None if settings.schedule == "constant" or self.scheduler is not None else fidelity.epochs,
+            "samples": self.batches.n_samples,
+            "parts": self.parts,
+            "reduction": reduction,
+            "precision": precision,
+            "seed": seed,
+            "network": self.model.layout_sha256(),
+        }
 
     def train_epoch(self, epoch: int) -> float:
         """One pass over the data; the mean loss of its samples, each before its step. Never waits for the device."""
@@ -267,6 +290,53 @@ class _Training:
             self.scheduler.step(report.metrics.get("loss", report.train_loss or 0.0))
         else:
             self.scheduler.step()
+
+    def save(self, path: Path, curve: Sequence[EpochReport]) -> None:
+        """Leave the state after an epoch in a file; see `restore`."""
+        checkpoints.save(
+            path,
+            identity=self.identity,
+            model=self.model,
+            buffers=self.buffers,
+            optimizer=self.optimizer,
+            curve=[asdict(report) for report in curve],
+            data_parallel=self.data_parallel,
+        )
+
+    def restore(self, path: Path) -> list[EpochReport]:
+        """Go on from a file: its curve, empty where there is none. Schedulers take the steps that they took before."""
+        initial = [dict(group) for group in self.optimizer.param_groups]
+        saved = checkpoints.restore(
+            path,
+            identity=self.identity,
+            model=self.model,
+            buffers=self.buffers,
+            optimizer=self.optimizer,
+            data_parallel=self.data_parallel,
+        )
+        curve = [EpochReport(**values) for values in saved]
+        if len(curve) > self.n_epochs:
+            raise StoreError(f"{path}: is of a training after {len(curve)} epochs, more than {self.n_epochs}")
+        self._replay_schedule(curve, initial)
+        return curve
+
+    def _replay_schedule(self, curve: Sequence[EpochReport], initial: Sequence[Mapping[str, Any]]) -> None:
+        """Let a new scheduler see what the one before the break saw, from the same rates on."""
+        if self.scheduler is None:
+            return
+        restored = [dict(group) for group in self.optimizer.param_groups]
+        self._set_groups(initial)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for report in curve:
+                for _ in range(self.batches.steps if self.schedule_every == "step" else 0):
+                    self.scheduler.step()
+                self.schedule(report)
+        self._set_groups(restored)
+
+    def _set_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        for group, values in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(values)
 
     def _make_optimizer(self, given: Given) -> torch.optim.Optimizer:
         if given.optimizer is None:

@@ -22,7 +22,13 @@ def save(network: nn.Module, path: Path, *, metadata: Mapping[str, str]) -> None
     """Write parameters and buffers to `path`, durably: readers see the whole file or none."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
     # One entry for all: the library writes several in a random order, and equal weights shall give equal files.
-    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
+    write_whole(
+        path, safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
+    )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file durably, in place of one that may be there: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
