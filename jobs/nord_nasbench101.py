@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import NordError
-from nord_hpc.evaluators.nasbench101 import BenchmarkEvaluator
+from nord_hpc.neural_nets import BenchmarkEvaluator, NeuralDescriptor
 
 
 def chain(*operations: str) -> NeuralDescriptor:

@@ -197,7 +197,11 @@ class CostSettings(Settings):
 
 
 class Job(Settings):
-    """A whole job file, validated. Relative paths and plug-in files are looked for in `folder`."""
+    """A whole job file, validated. Relative paths and plug-in files are looked for in `folder`.
+
+    Attributes:
+        code: further plug-in files, such as those of layers that descriptors name as "FILE.py:CLASS".
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
@@ -213,6 +217,7 @@ class Job(Settings):
     limits: LimitSettings = LimitSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     cost: CostSettings = CostSettings()
+    code: tuple[str, ...] = ()
 
     _folder: Path = PrivateAttr(default=Path("."))
 
@@ -338,11 +343,25 @@ def explain(error: ValidationError, *, prefix: tuple[str, ...] = ()) -> str:
     elif kind == "literal_error":
         text = f"{_shown(given)} is not a choice; set {context['expected']}"
     else:
-        message = first["msg"].removeprefix("Input should be ").removeprefix("a ")
-        text = f"{_shown(given)} is wrong; set {message[0].lower()}{message[1:]}"
+        text = f"{_shown(given)} is wrong; set {_wanted(kind, context, first['msg'])}"
     line = f"{field}: {text}" if field else text
     more = len(errors) - 1
     return line + (f" (and {more} more)" if more else "")
+
+
+def _wanted(kind: str, context: Mapping[str, Any], message: str) -> str:
+    """What a field takes, in words."""
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+    bounds = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
+    signs = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    if kind == "string_pattern_mismatch":
+        return f"text of the form {context['pattern']}"
+    if kind in bounds:
+        return f"a number {signs[bounds[kind]]} {context[bounds[kind]]}"
+    for name, words in kinds.items():
+        if kind.startswith(f"{name}_"):
+            return words
+    return message.removeprefix("Input should be ")
 
 
 def _shown(value: object) -> str:

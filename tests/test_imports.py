@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "nord_hpc"
 
 LAYERS = [
     {"neural_nets", "configurations", "data_curators", "utils"},
+    {"scripting"},
     {"cli"},
     {"report"},
     {"cluster"},
@@ -26,7 +27,7 @@ LAYERS = [
 ONLY_IN = {
     "horovod": {"data_parallel/horovod.py"},
     "mpi4py": {"cluster/", "data_parallel/"},
-    "torch": {"builder/", "training/", "evaluators/", "data_parallel/", "datasets/storage.py"},
+    "torch": {"builder/", "training/", "evaluators/", "data_parallel/", "scripting/", "datasets/storage.py"},
     "h5py": {"store/", "datasets/"},
     "typer": {"cli/"},
     "rich": {"cli/"},

@@ -44,8 +44,10 @@ def load(factory: str, *, folder: Path) -> Any:
     Raises:
         BadInput: there is no such file, module or class.
     """
-    if registry.plugin_file(factory) is not None:
-        return registry.resolve("layer", factory, folder=folder)
+    file = registry.plugin_file(factory)
+    if file is not None:
+        own = folder / "code"  # where a run folder keeps copies of the user's files
+        return registry.resolve("layer", factory, folder=own if (own / file).is_file() else folder)
     module, _, name = factory.partition(":")
     try:
         return reduce(getattr, name.split("."), importlib.import_module(module))

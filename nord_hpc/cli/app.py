@@ -19,7 +19,7 @@ from nord_hpc import job as jobs
 from nord_hpc.cli import wiring
 from nord_hpc.cli.progress import ProgressView, print_result
 from nord_hpc.cluster import launch
-from nord_hpc.errors import BadInput
+from nord_hpc.errors import BadInput, StoreError
 from nord_hpc.job import Job
 from nord_hpc.logs import log_to_stderr
 from nord_hpc.store.journal import Journal
@@ -47,7 +47,7 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 error, 2 bad input, 3 stopped before the budget, everything saved."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except BadInput as error:
+    except (BadInput, StoreError) as error:
         _complain(str(error))
         code = wiring.BAD_INPUT
     except TyperException as error:
@@ -104,7 +104,7 @@ def resume(
         changed = opened.job(overrides=tuple(overrides))
         wiring.check(changed, n_workers=n_workers)
         if overrides:
-            wiring.check_unchanged(opened.history(), opened, changed, accept_changes=accept_changes)
+            wiring.check_resumable(opened, changed, accept_changes=accept_changes)
             opened.save_job(changed)
         return opened
 
@@ -155,6 +155,8 @@ def trials(
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file.")] = None,
 ) -> None:
     """List the trials of a search, also while it runs."""
+    if as_json and csv_file is not None:
+        raise BadInput("--json and --csv do not go together; choose one")
     table = rows(RunFolder.open(folder).history())
     if as_json:
         print(json.dumps(table, allow_nan=False))
@@ -238,7 +240,7 @@ def _run_in_world(
     with wiring.bounded_exit() as leaving:
         try:
             leaving.code = wiring.run_ranks(world, prepare_and_show, on_tick=update, accept_changes=accept_changes)
-        except BadInput as error:
+        except (BadInput, StoreError) as error:
             _complain(str(error))
             leaving.code = wiring.BAD_INPUT
         if view:

@@ -23,7 +23,7 @@ from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.messages import Setup, Stop
 from nord_hpc.cluster.scheduler import TrialMaker, make_scheduler
 from nord_hpc.cluster.transport_inline import InlineTransport
-from nord_hpc.errors import BadInput
+from nord_hpc.errors import BadInput, StoreError
 from nord_hpc.interfaces import DataParallel, Evaluator, Strategy, Transport
 from nord_hpc.job import Job
 from nord_hpc.logs import log_to_file
@@ -95,6 +95,21 @@ def check(job: Job, *, n_workers: int = 0) -> None:
         raise BadInput(str(error)) from error
     if n_workers:
         check_gang(job, n_workers)
+
+
+def check_resumable(folder: RunFolder, job: Job, *, accept_changes: bool) -> None:
+    """Refuse a changed job that the recorded history does not fit, before the change is saved.
+
+    Raises:
+        BadInput: one line that names what changed, or what to set.
+    """
+    history = folder.history()
+    check_unchanged(history, folder, job, accept_changes=accept_changes)
+    try:
+        evaluator = make_evaluator(job, folder.weights)
+        _make_coordinator(job, evaluator, history, ranks=(1,)).restore(history, None, at=0.0)
+    except StoreError as error:
+        raise BadInput(f"{folder.path}: {error}") from error
 
 
 def connector(job: Job) -> Callable[[Any], DataParallel]:
@@ -187,7 +202,7 @@ def _master_rank(world: World, prepare: Prepare, *, on_tick: Callable[[], None],
             on_tick=on_tick,
             accept_changes=accept_changes,
         )
-    except BadInput:
+    except (BadInput, StoreError):
         for rank in transport.worker_ranks():
             transport.send(rank, Setup(0, None))
             transport.send(rank, Stop(0))
@@ -250,13 +265,14 @@ def _master(
             "code": folder.code_digests(),
             "commit": source_commit(),
         }
+        # First what may be refused; nothing is written before it.
+        state = snapshot.resume_state(folder.snapshot_file, history)
+        coordinator.restore(history, state, at=transport.now())
+        del history, state
         journal.append({**begin, "at": transport.now()})
         journal.sync()
         meter = MasterMeter()
         try:
-            state = snapshot.resume_state(folder.snapshot_file, history)
-            coordinator.restore(history, state, at=transport.now())
-            del history, state
             for rank in transport.worker_ranks():
                 transport.send(rank, Setup(epoch, str(folder.path.resolve())))
             scheduler = coordinator.scheduler

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from nord_hpc.cluster.gangs import RankPool
 from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestReport, TestTask, ToWorker
 from nord_hpc.cluster.scheduler import Scheduler, Step
+from nord_hpc.errors import BadInput
 from nord_hpc.job import Job
 from nord_hpc.store.history import History, outcome_to_json, trial_to_json
 from nord_hpc.trial import FailureKind, Fidelity, FinishedTrial, Json, Outcome, Trial, TrialState, gang_size
@@ -229,6 +230,8 @@ class Coordinator:
 
     def _on_report(self, report: Report, *, at: float) -> None:
         self.pool.release(report.rank, report.number)
+        if report.bad_input is not None:
+            raise BadInput(report.bad_input)
         running = self.running.get(report.number)
         if running is None or report.epoch != self._epoch or report.attempt != running.attempt:
             return
@@ -302,6 +305,8 @@ class Coordinator:
         )
         room = self.pool.n_idle() // gang - len(self._waiting)
         self._take_note(self.scheduler.advance(room=room), at=at)
+        if self.scheduler.ledger.hopeless is not None:
+            raise BadInput(self.scheduler.ledger.hopeless)
 
     def _take_note(self, steps: list[Step], *, at: float) -> None:
         """Record what the scheduler did, in its order, and queue what can be trained."""

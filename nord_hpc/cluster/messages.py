@@ -70,6 +70,7 @@ class Report:
     Attributes:
         outcome: what became of the trial; None from members that only know that the gang broke.
         broken: why there is no outcome, where partners failed or are gone.
+        bad_input: what is wrong with the job itself or this rank's machine; the search cannot go on.
         stopped: there is no outcome because the search stops.
     """
 
@@ -80,6 +81,7 @@ class Report:
     outcome: Outcome | None
     broken: str | None = None
     stopped: bool = False
+    bad_input: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,7 @@ class Ledger:
         counted: proposed trials that count in the budget, i.e. feasible ones.
         over: the budget keeps the strategy from being asked.
         done: the strategy said that it has nothing more to propose.
+        hopeless: why there is no sense in going on, when too many candidates in a row were infeasible.
     """
 
     def __init__(self, job: Job, *, strategy: Strategy, maker: TrialMaker) -> None:
@@ -132,6 +133,7 @@ class Ledger:
         self.counted = 0
         self.over = False
         self.done = False
+        self.hopeless: str | None = None
         self.expected: Mapping[int, Entry] = {}
         self._strategy = strategy
         self._maker = maker
@@ -148,6 +150,8 @@ class Ledger:
         """The next trial, Wait, or Done when the budget or the strategy is at its end."""
         if self.done:
             return Done()
+        if self.hopeless is not None:
+            return Wait()
         if self._budget is not None and self.counted >= self._budget:
             self.over = True
             return Done()
@@ -169,8 +173,8 @@ class Ledger:
         self.digest.add(trial, outcome)
         self.n_committed += 1
         self._infeasible_in_a_row = self._infeasible_in_a_row + 1 if outcome.state is TrialState.INFEASIBLE else 0
-        if self._infeasible_in_a_row >= self._infeasible_limit:
-            raise BadInput(
+        if self._infeasible_in_a_row >= self._infeasible_limit and self.hopeless is None:
+            self.hopeless = (
                 f"{self._infeasible_in_a_row} candidates in a row are infeasible, the last because {outcome.reason}; "
                 f"set space or dataset so that they fit (or limits.infeasible_in_a_row higher)"
             )
@@ -205,7 +209,7 @@ class Ledger:
         return committed
 
     def check_not_stuck(self, uncommitted: Mapping[int, Trial]) -> None:
-        if not uncommitted and not self.over and not self.done:
+        if not uncommitted and not self.over and not self.done and self.hopeless is None:
             raise StrategyStuck(
                 f"strategy {self.strategy_name} waits for results, but none is outstanding after "
                 f"{self.n_committed} trials: it must propose a trial or say that it is done"

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 
 from nord_hpc.cluster.messages import Report, Task, TestReport, TestTask
-from nord_hpc.errors import GangBroken, Infeasible, SearchStopped, TrialFailed
+from nord_hpc.errors import BadInput, GangBroken, Infeasible, SearchStopped, TrialFailed
 from nord_hpc.interfaces import Control, Evaluator, Gang
 from nord_hpc.trial import FailureKind, Outcome, TrialState
 
@@ -47,6 +47,8 @@ def evaluate(task: Task, *, evaluator: Evaluator, gang: Gang, control: Control, 
         return stopped(task, rank=rank)
     except GangBroken as error:
         broken = f"the gang broke: {error}"
+    except BadInput as error:
+        return Report(task.epoch, rank, task.trial.number, task.attempt, None, bad_input=str(error))
     except Infeasible as error:
         outcome = _failed(error, FailureKind.EXCEPTION, error.reason, started=started, rank=rank, host=host)
     except TrialFailed as error:

@@ -52,7 +52,9 @@ class DatasetRecord:
 def known_records() -> dict[str, DatasetRecord]:
     """The data sets that are there from the start."""
 
-    def record(name: str, *, num_classes: int, shape: tuple[int, ...], channels: int, dense: Any, **options: Any) -> Any:
+    def record(
+        name: str, *, num_classes: int, shape: tuple[int, ...], channels: int, dense: Any, **options: Any
+    ) -> Any:
         return DatasetRecord(
             name=name,
             num_classes=num_classes,
@@ -180,7 +182,7 @@ class Configs:
     def add_regression_dataset(
         self, name: str, num_classes: int, input_shape: Sequence[int], channels: int, data_load: DataLoad
     ) -> None:
-        """Add a data set with `num_classes` numbers to predict: squared error, and the same dense part without softmax."""
+        """Add a data set of `num_classes` numbers to predict: squared error, and that dense part without softmax."""
         self.add_dataset(
             name,
             num_classes,

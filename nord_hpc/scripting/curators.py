@@ -37,9 +37,10 @@ def get_activity_recognition_data(
     lag_overlap_samples: int = 26,
     test_subjects: int = 4,
 ) -> Loaders:
-    """Windows of `lag_window` accelerometer samples, one every `lag_overlap_samples`, with a share of the training part.
+    """Windows of `lag_window` accelerometer samples, one every `lag_overlap_samples`.
 
     Args:
+        percentage: share of the training part, 0 to 1.
         test_subjects: how many participants make the test part.
     """
     options: dict[str, Any] = {

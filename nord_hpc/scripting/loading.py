@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,11 @@ from nord_hpc.datasets.dataset import Dataset, RawData, Split, Task, dataset_of,
 from nord_hpc.errors import BadInput
 from nord_hpc.job import DatasetSettings
 
-log = logging.getLogger(__name__)
-
 DATA_VARIABLE = "NORD_HPC_DATA"
 """A folder with data that are there already: NAME or NAME.npz in it is where the data set NAME is taken from."""
+
+TAKEN_IN_PART = ("cifar10", "fashion_mnist")
+"""Data sets of which fewer files than the official ones may stand there."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,8 +28,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class NamedData:
     """A data set of the registry, in the place of a user's function.
 
-    Its files are looked for in `path`; without it in the folder that the environment variable NORD_HPC_DATA names, where
-    fewer files than the official ones are taken, with a warning; else they are downloaded to the cache folder.
+    Its files are looked for in `path`; without it in the folder that the environment variable NORD_HPC_DATA names,
+    where fewer files than the official ones are taken, with a warning; else they are downloaded to the cache folder.
 
     Attributes:
         name: as in a job file.
@@ -42,27 +42,20 @@ class NamedData:
 
     def open(self, *, validation: float, device: str) -> Dataset:
         """See `nord_hpc.datasets.dataset.open_dataset`."""
-        path, options = self.path, dict(self.options)
-        if path is None:
-            path = _found(self.name)
-            if path is not None and self.name in ("cifar10", "fashion_mnist"):
-                options.setdefault("allow_partial", True)
-        settings = DatasetSettings.model_validate(
-            {"name": self.name, "path": None if path is None else str(path.absolute()), "validation": validation} | options
-        )
-        dataset = open_dataset(settings, folder=Path.cwd(), device=device)
-        if self.path is None and path is not None:
-            for note in dataset.info.notes:
-                log.warning("dataset %s: %s", self.name, note)
-        return dataset
+        path, options = self.path or self.found(), dict(self.options)
+        if self.found() is not None and self.name in TAKEN_IN_PART:
+            options.setdefault("allow_partial", True)
+        where = None if path is None else str(path.absolute())
+        settings = DatasetSettings(name=self.name, path=where, validation=validation, **options)
+        return open_dataset(settings, folder=Path.cwd(), device=device)
 
-
-def _found(name: str) -> Path | None:
-    folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
-        return None
-    places = [Path(folder) / name, Path(folder) / f"{name}.npz"]
-    return next((place for place in places if place.exists()), None)
+    def found(self) -> Path | None:
+        """Where the folder NORD_HPC_DATA has this data set, if no path is given; None where it has not."""
+        folder = os.environ.get(DATA_VARIABLE)
+        if not folder or self.path is not None:
+            return None
+        places = [Path(folder) / self.name, Path(folder) / f"{self.name}.npz"]
+        return next((place for place in places if place.exists()), None)
 
 
 DataLoad = NamedData | Callable[..., Any]
@@ -72,9 +65,7 @@ tensors (x, y) or (x_train, y_train, x_test, y_test); or loaders of batches (tra
 [N, channels, ...]. Values are normalized by channel afterwards, in every case."""
 
 
-def load(
-    data_load: DataLoad, *, name: str, task: Task | None, validation: float = 0.2, device: str = "cpu"
-) -> Dataset:
+def load(data_load: DataLoad, *, name: str, task: Task | None, validation: float = 0.2, device: str = "cpu") -> Dataset:
     """The data set that a user's function, or the registry, gives.
 
     Args:
@@ -111,6 +102,8 @@ def _raw(given: Any, *, name: str, task: Task | None) -> RawData:
             "(train loader, test loader, class names)"
         )
     class_names: tuple[str, ...] | None = None
+    x_test: Array | None = None
+    y_test: Array | None = None
     if len(given) == 3:
         train, test, classes = given
         x, y = arrays_of(train, name=name)
@@ -118,7 +111,9 @@ def _raw(given: Any, *, name: str, task: Task | None) -> RawData:
         if isinstance(classes, Sequence) and all(isinstance(label, str) for label in classes):
             class_names = tuple(classes)
     else:
-        x, y, x_test, y_test = [_array(part) for part in given] + [None] * (4 - len(given))
+        x, y = _array(given[0]), _array(given[1])
+        if len(given) == 4:
+            x_test, y_test = _array(given[2]), _array(given[3])
     if task is None:
         task = "classification" if y.ndim == 1 and y.dtype.kind in "iubU" else "regression"
     if task == "classification" and y.ndim == 2:

@@ -32,7 +32,7 @@ class NeuralNet(nn.Module):
     Args:
         net_descriptor: it is not changed, and later changes of it do not matter.
         num_classes: width of the output.
-        input_shape: of one sample without channels: (length,), (height, width) or (depth, height, width); () for vectors.
+        input_shape: of one sample without channels: (length,), (height, width), (depth, height, width); () for vectors.
         input_channels: of the samples; the first layers take these, whatever widths they were given.
         sort: put the depth of each layer before its name in `layers` and `to_networkx`.
         untrained: the descriptor's layers keep their random weights; the dense part alone can be trained.

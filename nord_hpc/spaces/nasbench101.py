@@ -38,7 +38,7 @@ class NasBench101:
             vertices: of a genotype, input and output included; pruned cells have fewer.
             max_edges: of a pruned cell.
             mutation_rate: expected number of changes of operations, and about that of edges: each operation is changed
-                with a chance of mutation_rate / inner vertices, each edge with mutation_rate / vertices.
+                with a chance of mutation_rate / inner vertices, each edge with mutation_rate / vertices, 1/2 at most.
             network: whether descriptors are whole networks for training, and not cells for the table.
             stem_channels: of the whole network's stem and first stack.
             stacks: of the whole network; channels double and maps are halved between them.
@@ -77,7 +77,8 @@ class NasBench101:
 
     def mutate(self, genotype: Json, rng: np.random.Generator) -> Json:
         """Flip each edge and change each operation with a small chance, until the result is valid and different."""
-        edge_chance = self._options.mutation_rate / self._n
+        # Above one half a matrix would turn into its opposite, which may never be valid.
+        edge_chance = min(0.5, self._options.mutation_rate / self._n)
         operation_chance = self._options.mutation_rate / (self._n - 2)
         n_pairs = len(self._pairs)
         while True:

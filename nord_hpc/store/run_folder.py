@@ -98,6 +98,14 @@ class RunFolder:
         files = sorted(self.code.glob("*.py")) if self.code.is_dir() else []
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
+    def _copy_code(self, source: Path) -> str:
+        """Copy a plug-in file to code/; returns its name there, another one where a different file has it already."""
+        target = self.code / source.name
+        if target.exists() and target.read_bytes() != source.read_bytes():
+            target = self.code / f"{source.stem}_{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.py"
+        shutil.copyfile(source, target)
+        return target.name
+
     def _with_own_code(self, job: Job) -> Job:
         """Copy the plug-in files to code/, and make the job name these copies and absolute data paths."""
         data = job.to_json()
@@ -105,9 +113,9 @@ class RunFolder:
             section: Named = getattr(job, kind)
             file = registry.plugin_file(section.name)
             if file is not None:
-                source = (job.folder / file).resolve()
-                shutil.copyfile(source, self.code / source.name)
-                data[kind]["name"] = f"code/{source.name}:{section.name.rpartition(':')[2]}"
+                copy = self._copy_code((job.folder / file).resolve())
+                data[kind]["name"] = f"code/{copy}:{section.name.rpartition(':')[2]}"
+        data["code"] = [f"code/{self._copy_code((job.folder / file).resolve())}" for file in job.code]
         if job.dataset.path is not None:
             data["dataset"]["path"] = str((job.folder / job.dataset.path).resolve())
         return jobs.from_mapping(data, folder=self.path, source=str(self.job_file))

@@ -101,9 +101,10 @@ def _shared_content(path: Path, *, device: torch.device, data_parallel: DataPara
     kind, n_bytes = header.tolist()
     if kind == _ABSENT:
         return None
-    values_K = torch.frombuffer(bytearray(content or bytes(n_bytes)), dtype=torch.uint8).to(device)
-    data_parallel.broadcast_(values_K, root=0)
-    content = values_K.cpu().numpy().tobytes()
+    if n_bytes:
+        values_K = torch.frombuffer(bytearray(content or bytes(n_bytes)), dtype=torch.uint8).to(device)
+        data_parallel.broadcast_(values_K, root=0)
+        content = values_K.cpu().numpy().tobytes()
     if kind == _FAULTY:
         raise StoreError(content.decode())
     return content
@@ -140,7 +141,7 @@ def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Json:
         # As pairs, since the numbers of parameters are no JSON keys.
         return {"pairs": [[key, _packed(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
     raise BadInput(
-        f"the optimizer's state {name} is a {type(value).__name__}, which a checkpoint cannot hold; set none"
+        f"the optimizer's state {name} is a {type(value).__name__}, which no checkpoint can hold"
     )
 
 

@@ -225,7 +225,7 @@ class _Training:
         self.n_epochs = fidelity.epochs
         # What a checkpoint must agree in. The number of epochs matters only where the learning rate depends on it.
         self.identity: dict[str, Json] = {
-            **settings.model_dump(mode="json"),
+            **settings.model_dump(mode="json", exclude={"epochs", "validation_batch_size"}),
             "optimizer class": type(self.optimizer).__qualname__,
             "scheduler class": None if self.scheduler is None else type(self.scheduler).__qualname__,
             "epochs": None if settings.schedule == "constant" or self.scheduler is not None else fidelity.epochs,

@@ -13,7 +13,7 @@ from mpi.commands import DIGITS, nord, write_job
 CASES: dict[str, tuple[list[str], Any, str]] = {
     "missing field": (["budget"], None, "budget: is missing; set it"),
     "missing budget": (["budget"], {}, "budget: set trials, hours, or both"),
-    "wrong type": (["training", "epochs"], "many", 'training.epochs: "many" is wrong; set valid integer'),
+    "wrong type": (["training", "epochs"], "many", 'training.epochs: "many" is wrong; set a whole number'),
     "unknown key": (["training", "epoch"], 3, "training.epoch: is not a known key; remove it, or check its spelling"),
     "unknown option": (["space", "layers"], 3, "space.layers: is not a known key"),
     "unknown strategy": (
@@ -27,7 +27,7 @@ CASES: dict[str, tuple[list[str], Any, str]] = {
         {"shards": 4, "gang": 3},
         "gang 3 does not divide shards 4; set gang to one of 1, 2, 4",
     ),
-    "budget 0": (["budget", "trials"], 0, "budget.trials: 0 is wrong; set greater than or equal to 1"),
+    "budget 0": (["budget", "trials"], 0, "budget.trials: 0 is wrong; set a number of at least 1"),
     "batch and shards": (
         ["training", "batch_size"],
         63,
@@ -38,7 +38,7 @@ CASES: dict[str, tuple[list[str], Any, str]] = {
     "no plug-in file": (["space", "name"], "mine.py:Space", "there is no file"),
     "unknown optimizer": (["training", "optimizer"], {"name": "adamm", "lr": 0.1}, "unknown optimizer 'adamm'"),
     "unknown metric": (["objective"], {"metric": "accurcy"}, "accurcy"),
-    "name": (["name"], "a/b", 'name: "a/b" is wrong; set string should match pattern'),
+    "name": (["name"], "a/b", 'name: "a/b" is wrong; set text of the form '),
 }
 
 

@@ -29,7 +29,13 @@ def run(*command: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess
 @needs_files
 def test_the_search_finds_the_best_cell(tmp_path: Path) -> None:
     job = str(JOBS / "nasbench101_evolution.yaml")
-    settings = ("evaluator.repeat=mean", "space.vertices=4", f"evaluator.path={FOUR}", "strategy.population=50")
+    settings = (
+        "seed=1",
+        "evaluator.repeat=mean",
+        "space.vertices=4",
+        f"evaluator.path={FOUR}",
+        "strategy.population=50",
+    )
     options = [text for setting in settings for text in ("--set", setting)]
     done = run("-m", "nord_hpc", "run", job, *options, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

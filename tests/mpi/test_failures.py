@@ -40,7 +40,7 @@ class OneBadLayer(ConvGraph):
         descriptor = super().to_descriptor(genotype)
         self.made += 1
         if self.made == 5:
-            descriptor.add_layer_sequential("code/layers.py:Raises", {{}}, "bad")
+            descriptor.add_layer_sequential("layers.py:Raises", {{}}, "bad")
         return descriptor
 """
 
@@ -91,9 +91,9 @@ def test_a_layer_that_raises_costs_one_trial(tmp_path: Path) -> None:
     )
     data = json.loads(job.read_text())
     data["strategy"] = {"name": "random_search"}
+    data["code"] = ["layers.py"]
     job.write_text(json.dumps(data))
-    (tmp_path / "run" / "code").mkdir(parents=True)
-    (tmp_path / "run" / "code" / "layers.py").write_text(LAYERS)
+    (tmp_path / "layers.py").write_text(LAYERS)
     nord("run", job, "--out", tmp_path / "run", "-n", "3", cwd=tmp_path)
     rows = trials(tmp_path / "run")
     assert [row["state"] for row in rows] == ["completed"] * 4 + ["failed"] + ["completed"] * 3
@@ -188,3 +188,49 @@ def test_plugin_files_travel_with_the_run(tmp_path: Path) -> None:
     (folder.code / "mine.py").write_text("changed = 1\n" + (folder.code / "mine.py").read_text())
     refused = nord("resume", tmp_path / "run", "--set", "budget.trials=8", cwd=tmp_path, expect=2)
     assert "code/mine.py changed" in refused.stderr
+
+
+def test_plugin_files_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for folder, source in (("a", "from nord_hpc.spaces.conv_graph import ConvGraph as Mine\n"), ("b", KILLER)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(source.replace("trial.number == 4", "False"))
+    job = write_job(
+        tmp_path / "job.yaml",
+        {**SYNTHETIC, "space": {"name": "a/mine.py:Mine"}, "evaluator": {"name": "b/mine.py:Kills"}},
+        budget={"trials": 3},
+    )
+    nord("run", job, "--out", tmp_path / "run", cwd=tmp_path)
+    assert status(tmp_path / "run")["trials"]["completed"] == 3
+    assert len(list((tmp_path / "run" / "code").iterdir())) == 2
+
+
+def test_what_is_wrong_on_a_worker_ends_the_search_as_bad_input(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", DIGITS, budget={"trials": 3})
+    done = nord(
+        "run", job, "--out", tmp_path / "run", "-n", "3", "--set", "resources.backend=single", cwd=tmp_path, expect=2
+    )
+    [line] = done.stderr.strip().splitlines()[-1:]
+    assert "resources.backend: single is for gangs of 1, not 2" in line
+    assert status(tmp_path / "run")["trials"]["failed"] == 0
+
+
+def test_a_refused_change_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", SYNTHETIC)
+    nord("run", job, "--out", tmp_path / "run", cwd=tmp_path)
+    before = status(tmp_path / "run")
+    for change, expected in (
+        (["--set", "budget.trials=5"], "the budget is less than was already proposed"),
+        (["--set", "order.virtual_gangs=3", "--accept-changes"], "comes out different from the recorded one"),
+    ):
+        refused = nord("resume", tmp_path / "run", *change, cwd=tmp_path, expect=2)
+        assert expected in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+        assert status(tmp_path / "run") == before
+    again = nord("resume", tmp_path / "run", cwd=tmp_path)
+    assert "0 trials evaluated" in again.stdout
+
+
+def test_a_space_in_which_nothing_fits_ends_as_bad_input_and_is_recorded(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", DIGITS, limits={"memory_gib": 1e-9, "infeasible_in_a_row": 30})
+    done = nord("run", job, "--out", tmp_path / "run", cwd=tmp_path, expect=2)
+    assert "30 candidates in a row are infeasible, the last because the network needs about" in done.stderr
+    assert status(tmp_path / "run")["trials"]["infeasible"] >= 30

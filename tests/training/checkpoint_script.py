@@ -1,4 +1,4 @@
-"""Run under mpirun on two ranks: trainings broken after two of four epochs and resumed; each rank writes what it saw."""
+"""Run under mpirun on two ranks: trainings broken after two of four epochs and resumed; each writes what it saw."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ def broken_and_resumed(name: str, folder: Path, case: str, *, then: int = 2) -> 
         "unbroken": shown,
         "stopped": stopped is None,
         "resumed": [*begun, *ended],
-        "fitness": [whole.metrics["accuracy"], resumed.metrics["accuracy"]],
-        "loss": [whole.metrics["loss"], resumed.metrics["loss"]],
+        "metrics": [dict(whole.metrics), dict(resumed.metrics)],
         "epochs": [report.epoch for report in resumed.curve],
         "equal curves": whole.curve == resumed.curve,
     }

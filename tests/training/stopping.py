@@ -78,7 +78,8 @@ def run(
 
     def on_epoch(report: EpochReport) -> None:
         control.done = report.epoch
-        shown.append({"epoch": report.epoch, "digest": report.weights_sha256, "rate": rates[-1] if rates else None})
+        shown.append({"epoch": report.epoch, "digest": report.weights_sha256, "rate": rates[0] if rates else None})
+        rates.clear()  # scoring asks the control, too
 
     result = None
     with contextlib.suppress(SearchStopped):
