@@ -221,7 +221,8 @@ class Ledger:
         if missing:
             raise BadInput(
                 f"{len(missing)} recorded trials, from {min(missing)} on, do not come again: the budget is less "
-                f"than was already proposed, or order has changed; set budget.trials to {self.counted + len(missing)} or more"
+                f"than was already proposed, or order has changed; set budget.trials to "
+                f"{self.counted + len(missing)} or more"
             )
         self.expected = {}
 

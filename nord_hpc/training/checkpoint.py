@@ -140,9 +140,7 @@ def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Json:
     if isinstance(value, dict):
         # As pairs, since the numbers of parameters are no JSON keys.
         return {"pairs": [[key, _packed(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
-    raise BadInput(
-        f"the optimizer's state {name} is a {type(value).__name__}, which no checkpoint can hold"
-    )
+    raise BadInput(f"the optimizer's state {name} is a {type(value).__name__}, which no checkpoint can hold")
 
 
 def _unpacked(value: Json, tensors: Mapping[str, torch.Tensor]) -> Any:

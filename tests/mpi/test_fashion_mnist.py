@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from mpi.commands import needs_mpirun, nord, status, trials, write_job
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from mpi.commands import SYNTHETIC, needs_mpirun, nord, status, write_job
+
 from nord_hpc.store.journal import Journal
 from nord_hpc.store.run_folder import RunFolder
 
