@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from nord_hpc.store.run_folder import RunFolder
 
 TERMINAL_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
+LARGE_RESIDUAL = 0.3
 
 
 class ProgressView:
@@ -115,12 +117,28 @@ def result_lines(folder: RunFolder, summary: dict[str, Any], history: History) -
             lines.append(f"the test part could not be scored: {test['error']}")
     if summary["utilization"] is not None:
         lines.append(f"utilization {summary['utilization']:.1%}")
+    lines += _advice(summary)
     if summary["mixed_machines"]:
         lines.append("trials ran on different machines, so the history need not repeat to the bit on one of them")
     if summary["not_repeatable"]:
         numbers = ", ".join(map(str, summary["not_repeatable"]))
         lines.append(f"ended by time, memory or a lost rank, and so not repeatable: trials {numbers}")
     return [*lines, f"history {summary['history_sha256']}", f"run folder {folder.path}"]
+
+
+def _advice(summary: dict[str, Any]) -> list[str]:
+    """What to set when ranks waited for the result that virtual order wanted next."""
+    stall, residual = summary["stall_seconds"], summary["prediction_residual"]
+    workers = max(1, summary["ranks"] - 1)
+    if stall < 0.05 * summary["wall_seconds"] * workers:
+        return []
+    lines = [f"ranks waited {stall:.0f} rank-seconds for results, most for that of trial {summary['stalled_most_by']}"]
+    if residual is not None and residual > LARGE_RESIDUAL:
+        lines.append(
+            f"the predicted times are off by a factor of {math.exp(residual):.1f}; set order.virtual_gangs to "
+            f"{3 * summary['gangs']} or more, or order.mode to arrival"
+        )
+    return lines
 
 
 def describe(descriptor: dict[str, Any]) -> list[str]:

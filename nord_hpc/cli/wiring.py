@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -137,6 +138,7 @@ def check_gang(job: Job, n_workers: int) -> None:
     """
     resources = job.resources
     size = gang_size(wanted=resources.gang, shards=resources.shards, n_workers=n_workers)
+    _advise_virtual_gangs(job, n_workers // size)
     if size == resources.gang:
         return
     if resources.exact:
@@ -150,6 +152,18 @@ def check_gang(job: Job, n_workers: int) -> None:
         f"fitness would depend on it; start {resources.gang + 1} ranks or more, or set resources.gang={size} or "
         f"resources.reduction=exact"
     )
+
+
+def _advise_virtual_gangs(job: Job, gangs: int) -> None:
+    """Virtual order keeps real gangs busy only while there are clearly more virtual ones."""
+    wanted = math.ceil(1.5 * gangs)
+    if job.order.mode == "virtual" and job.order.virtual_gangs < wanted:
+        log.warning(
+            "%d gangs will wait for each other: order.virtual_gangs is %d, and %d or more keep them busy",
+            gangs,
+            job.order.virtual_gangs,
+            wanted,
+        )
 
 
 def run_inline(folder: RunFolder, *, on_tick: Callable[[], None], accept_changes: bool = False) -> int:

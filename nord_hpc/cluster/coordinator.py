@@ -121,6 +121,7 @@ class Coordinator:
     Attributes:
         n_finished: trials whose results came in during this life.
         ended: the last action, once the search has ended.
+        stalls: number of the trial that others waited for in virtual order, to idle rank-seconds.
     """
 
     def __init__(
@@ -148,6 +149,8 @@ class Coordinator:
         self._virtual = job.order.mode == "virtual"
         self._actions: list[Action] = []
         self._waiting: list[tuple[int, int, Trial]] = []
+        self.stalls: dict[int, float] = {}
+        self._stepped_at: float | None = None
         self._n_committed = 0
         self._attempts: dict[int, int] = {}
         self._lost: dict[int, int] = {}
@@ -205,6 +208,7 @@ class Coordinator:
 
     def step(self, *, at: float) -> list[Action]:
         """What follows from the events so far: commits, proposals, dispatch, the end. For each batch of events."""
+        self._count_stall(at)
         if self.ended is None:
             if self._stopping is not None:
                 if not self._busy() or at > self._stop_deadline:
@@ -298,6 +302,21 @@ class Coordinator:
             self._out_of_hours = True
 
     # Steps
+
+    def _count_stall(self, at: float) -> None:
+        """Charge the idle time since the last step to the trial that keeps everything waiting, if one does."""
+        since, self._stepped_at = self._stepped_at, at
+        blocking = self.scheduler.blocking()
+        if since is None or blocking is None or self._waiting or self._stopping or self.scheduler.ledger.over:
+            return
+        idle_seconds = self.pool.n_idle() * (at - since)
+        if idle_seconds > 0:
+            self.stalls[blocking] = self.stalls.get(blocking, 0.0) + idle_seconds
+
+    def progress(self) -> dict[str, Json]:
+        """What the master knows of its own work, for the journal."""
+        worst = max(self.stalls, key=lambda number: self.stalls[number], default=None)
+        return {"stall_seconds": sum(self.stalls.values()), "stalled_most_by": worst}
 
     def _advance(self, *, at: float) -> None:
         gang = gang_size(

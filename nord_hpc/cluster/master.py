@@ -9,6 +9,7 @@ from collections.abc import Callable
 from nord_hpc.cluster.coordinator import Action, Coordinator, DropWeights, End, Record, Send, StopRequested, Tick
 from nord_hpc.interfaces import Transport
 from nord_hpc.store.journal import Appendable
+from nord_hpc.trial import Json
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +64,22 @@ def run_master(
             on_tick()
         if at >= next_progress:
             next_progress = at + PROGRESS_SECONDS
-            journal.append({"kind": "progress", "master_seconds": meter.seconds, "at": at})
+            journal.append(_progress(coordinator, journal, meter, at=at))
         end = _carry_out(_step(coordinator, journal, at=at), journal, transport, drop_weights)
         meter.stop()
         if end is not None:
-            journal.append({"kind": "progress", "master_seconds": meter.seconds, "at": at})
+            journal.append(_progress(coordinator, journal, meter, at=at))
             journal.sync()
             return end
         for _, message in transport.receive(TICK_SECONDS):
             meter.start()
             coordinator.handle(message, at=transport.now())
             meter.stop()
+
+
+def _progress(coordinator: Coordinator, journal: Appendable, meter: MasterMeter, *, at: float) -> dict[str, Json]:
+    own = {"master_seconds": meter.seconds, "fsyncs": journal.n_syncs}
+    return {"kind": "progress", **own, **coordinator.progress(), "at": at}
 
 
 def _step(coordinator: Coordinator, journal: Appendable, *, at: float) -> list[Action]:

@@ -92,6 +92,9 @@ class Scheduler(Protocol):
     @property
     def finished(self) -> bool: ...
 
+    def blocking(self) -> int | None:
+        """The uncommitted trial whose result must come in before anything else can be proposed; None if none must."""
+
     def advance(self, *, room: int) -> list[Step]:
         """Commit and propose all that can be now; the commits and proposals in the order in which they were made.
 
@@ -311,6 +314,9 @@ class VirtualOrder:
         self.ledger.check_replayed()
         return open_trials, [*told, *steps]
 
+    def blocking(self) -> int | None:
+        return self._to_commit[0][1] if self._to_commit else None
+
     def state_dict(self) -> Json:
         own = {"now": self._now, "free": self._free, "to_commit": self._to_commit, "to_free": self._to_free}
         return {**self.ledger.state_dict(), **own}
@@ -391,6 +397,9 @@ class ArrivalOrder:
             if outcome is not None:
                 self.finish(number, outcome)
         return open_trials, [*steps, *self._commit_arrived()]
+
+    def blocking(self) -> int | None:
+        return None
 
     def state_dict(self) -> Json:
         return {**self.ledger.state_dict(), "uncommitted": sorted(self.uncommitted)}

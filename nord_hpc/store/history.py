@@ -148,6 +148,9 @@ class Life:
     ended: str | None = None
     reason: str | None = None
     master_seconds: float = 0.0
+    fsyncs: int = 0
+    stall_seconds: float = 0.0
+    stalled_most_by: int | None = None
 
 
 class History:
@@ -266,4 +269,6 @@ class History:
         life.ended, life.reason = record["state"], record.get("reason")
 
     def _add_progress(self, record: dict[str, Any]) -> None:
-        self.lives[-1].master_seconds = record["master_seconds"]
+        life = self.lives[-1]
+        life.master_seconds, life.fsyncs = record["master_seconds"], record["fsyncs"]
+        life.stall_seconds, life.stalled_most_by = record["stall_seconds"], record["stalled_most_by"]

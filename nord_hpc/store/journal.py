@@ -34,7 +34,13 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=
 
 
 class Appendable(Protocol):
-    """What the master needs of a journal; the simulated one keeps it in memory."""
+    """What the master needs of a journal; the simulated one keeps it in memory.
+
+    Attributes:
+        n_syncs: number of fsyncs so far.
+    """
+
+    n_syncs: int
 
     def append(self, record: Mapping[str, Json]) -> None:
         """Add a record; it is durable after the next `sync`."""

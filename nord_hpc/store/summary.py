@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 from typing import Any
 
@@ -34,6 +36,10 @@ def summarize(history: History, job: Job) -> dict[str, Json]:
         "utilization": _utilization(history),
         "wall_seconds": sum(life.last_at - life.began_at for life in history.lives),
         "master_seconds_per_trial": _master_seconds_per_trial(history),
+        "fsyncs": sum(life.fsyncs for life in history.lives),
+        "stall_seconds": sum(life.stall_seconds for life in history.lives),
+        "stalled_most_by": last.stalled_most_by if last else None,
+        "prediction_residual": _prediction_residual(history),
         "history_sha256": history.history_sha256,
         "mixed_machines": len(machines) > 1,
         "not_repeatable": history.not_repeatable,
@@ -114,6 +120,19 @@ def _utilization(history: History) -> float | None:
             span[0], span[1] = min(span[0], attempt.started_at), max(span[1], attempt.finished_at)
     available = sum((end - start) * _workers(history.lives[life].ranks) for life, (start, end) in spans.items())
     return busy / available if available > 0 else None
+
+
+def _prediction_residual(history: History) -> float | None:
+    """Standard deviation of the logarithm of true over predicted time; virtual order wants it below 0.3."""
+    ratios = [
+        math.log(entry.outcome.seconds * len(entry.attempts[-1].ranks) * 1e6 / entry.trial.cost)
+        for entry in history.entries.values()
+        if entry.outcome is not None
+        and entry.outcome.fitness is not None
+        and entry.outcome.seconds > 0
+        and entry.attempts
+    ]
+    return statistics.pstdev(ratios) if len(ratios) > 1 else None
 
 
 def _master_seconds_per_trial(history: History) -> float | None:

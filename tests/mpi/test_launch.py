@@ -208,3 +208,29 @@ def test_mpirun_is_found_beside_this_python() -> None:
     command = mpirun_command(3, ["true"])
     assert subprocess.run(command, timeout=30, check=False).returncode == 0
     assert Path(command[0]).parent == Path(sys.executable).parent
+
+
+def test_too_few_virtual_gangs_are_said(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", SYNTHETIC, budget={"trials": 4}, resources={"shards": 1, "gang": 1})
+    done = nord("run", job, "--out", tmp_path / "run", "-n", "5", "--set", "order.virtual_gangs=4", cwd=tmp_path)
+    assert "4 gangs will wait for each other: order.virtual_gangs is 4, and 6 or more keep them busy" in done.stderr
+    assert status(tmp_path / "run")["fsyncs"] > 0
+
+
+@pytest.mark.slow
+def test_idle_ranks_do_not_slow_the_one_that_trains(tmp_path: Path) -> None:
+    job = write_job(
+        tmp_path / "job.yaml",
+        DIGITS,
+        dataset={"fraction": 1.0},
+        training={"epochs": 60},
+        budget={"trials": 1},
+        resources={"shards": 1, "gang": 1},
+    )
+    seconds = {}
+    for attempt, ranks in enumerate((2, 6, 2, 6)):
+        folder = tmp_path / f"{attempt}-{ranks}"
+        nord("run", job, "--out", folder, "-n", str(ranks), cwd=tmp_path)
+        [row] = trials(folder)
+        seconds[ranks] = min(seconds.get(ranks, 1e9), row["seconds"])
+    assert seconds[6] <= 1.3 * seconds[2]
