@@ -124,6 +124,9 @@ class Control(Protocol):
 class Evaluator(Protocol):
     """Trial to outcome: by training, from a table, or by a formula."""
 
+    def describe(self) -> str:
+        """One line for people: what candidates are evaluated on."""
+
     def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
         """What a trial will cost, on the master, before dispatch; without torch.
 

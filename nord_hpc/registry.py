@@ -16,6 +16,7 @@ from nord_hpc.errors import BadInput
 BUILT_IN: dict[str, dict[str, str]] = {
     "space": {
         "conv_graph": "nord_hpc.spaces.conv_graph:ConvGraph",
+        "deep_neat": "nord_hpc.spaces.deep_neat:DeepNeat",
         "nasbench101": "nord_hpc.spaces.nasbench101:NasBench101",
     },
     "strategy": {

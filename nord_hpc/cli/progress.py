@@ -31,6 +31,7 @@ class ProgressView:
         self._seconds = TERMINAL_SECONDS if console.is_terminal else PLAIN_SECONDS
         self._next = 0.0
         self._shown = ""
+        self._said = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -42,7 +43,11 @@ class ProgressView:
         for record in self._tail.new_records():
             self._history.add(record)
         if not self._history.lives:
+            self._next = time.monotonic() + TERMINAL_SECONDS
             return
+        if not self._said:
+            self._said = True
+            self._console.print(self._history.lives[-1].evaluated_on, highlight=False, markup=False, soft_wrap=True)
         if self._console.is_terminal:
             self._show_bar()
         else:

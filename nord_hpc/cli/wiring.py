@@ -278,6 +278,7 @@ def _master(
             "job": job.to_json(),
             "code": folder.code_digests(),
             "commit": source_commit(),
+            "evaluated_on": evaluator.describe(),
         }
         # First what may be refused; nothing is written before it.
         state = snapshot.resume_state(folder.snapshot_file, history)

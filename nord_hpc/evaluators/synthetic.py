@@ -65,6 +65,9 @@ class SyntheticEvaluator:
         self._options = options
         self._log = None if options.log is None else folder / options.log
 
+    def describe(self) -> str:
+        return "synthetic: nothing is trained"
+
     def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
         seconds = self._predicted_seconds(descriptor.canonical_hash(), fidelity, mean=self._options.seconds)
         if self._options.seconds == 0:

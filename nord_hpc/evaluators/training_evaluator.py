@@ -10,7 +10,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -108,6 +108,13 @@ class TrainingEvaluator:
             self._open("cpu")
         return next(iter(self._opened.values()))
 
+    def describe(self) -> str:
+        info = self.dataset.info
+        return (
+            f"{info.name}: {info.n_train} training, {info.n_validation} validation and {info.n_test} test samples; "
+            f"storage {info.storage}: {info.storage_reason}"
+        )
+
     def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
         job, info = self._job, self.dataset.info
         network_plan = self._plan(descriptor)
@@ -182,7 +189,7 @@ class TrainingEvaluator:
         values = score(
             network,
             part,
-            metrics=metrics.metrics_of(dataset.info.task, n_outputs=dataset.info.n_outputs),
+            metrics=self._metrics(),
             batch_size=self._job.training.validation_batch_size,
             autocast=autocast_of(device, resolve_precision(self._job.training.precision, device)),
             data_parallel=SingleGang(),
@@ -196,7 +203,7 @@ class TrainingEvaluator:
     ) -> tuple[torch.nn.Module, TrainingResult, dict[str, Json]]:
         """The trained network of a trial, how its training went, and what it ran on."""
         from nord_hpc.training.device import resolve_precision, resolve_reduction
-        from nord_hpc.training.trainer import train
+        from nord_hpc.training.trainer import Given, train
 
         job = self._job
         device = self._prepare()
@@ -219,6 +226,7 @@ class TrainingEvaluator:
             precision=precision,
             data_parallel=data_parallel,
             control=control,
+            given=Given(metrics=self._metrics()),
             digests=self._options.digests,
         )
         how: dict[str, Json] = {
@@ -306,6 +314,11 @@ class TrainingEvaluator:
                 validation=Part(dataset.validation, dataset.info, device=device),
             )
         return self._data
+
+    def _metrics(self) -> list[Any]:
+        """What is measured: all metrics of the data's task, the objective in any case."""
+        info = self.dataset.info
+        return metrics.metrics_of(info.task, n_outputs=info.n_outputs, objective=self._job.objective.metric)
 
     def _weights_path(self, trial: Trial) -> Path:
         return self._weights_folder / f"trial-{trial.number}.safetensors"

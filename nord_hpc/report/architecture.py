@@ -6,6 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nord_hpc.report.edges import (
+    ARROW,
+    JOIN_RADIUS,
+    LANE,
+    Lane,
+    Tracks,
+    draw_arrow,
+    draw_lane,
+    draw_line,
+    draw_short_edges,
+    lanes_of,
+)
 from nord_hpc.report.figures import COLOURS, new_figure
 
 if TYPE_CHECKING:
@@ -18,8 +30,7 @@ JOIN_WORDS = {"add": "inputs are added", "mean": "inputs are averaged", "concat"
 # All lengths are inches.
 FONT_POINTS = 8
 LINE, LETTER, PADDING = 0.155, 0.072, 0.1
-GAP, TRACK, ROW_GAP, LANE, MARGIN = 0.34, 0.08, 0.22, 0.13, 0.15
-JOIN_RADIUS, ARROW, CORNER = 0.085, 0.07, 0.06
+GAP, TRACK, ROW_GAP, MARGIN = 0.34, 0.08, 0.22, 0.15
 MOST_LETTERS, MOST_LINES = 26, 7
 
 
@@ -58,38 +69,6 @@ class Block:
         return LINE * len(self.layers) + 1.4 * PADDING
 
 
-@dataclass(frozen=True)
-class Lane:
-    """A line around the boxes, from one block to all that read it from more than one column away.
-
-    Attributes:
-        source: the block.
-        targets: the blocks, by column.
-        side: 1 above the boxes, -1 below.
-        place: 0 is nearest to the boxes.
-    """
-
-    source: int
-    targets: tuple[int, ...]
-    side: int
-    place: int
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """Where in the gaps between columns lines go up or down: apart from each other where their sources differ.
-
-    Attributes:
-        start: x of the vertical beside each lane's source, by the lane's index.
-        end: x of the vertical before each target, by the lane's index and the target.
-        turn: x of the verticals from each block to those in the next column.
-    """
-
-    start: Mapping[int, float]
-    end: Mapping[tuple[int, int], float]
-    turn: Mapping[int, float]
-
-
 def architecture_figure(descriptor: Mapping[str, Any]) -> Figure:
     """The layers between the first and the last one, from left to right, as wide as it needs to be read.
 
@@ -113,9 +92,9 @@ def architecture_figure(descriptor: Mapping[str, Any]) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(-below, above))
     axes.axis("off")
-    _draw_short_edges(axes, blocks, tracks)
+    draw_short_edges(axes, blocks, tracks)
     for index, lane in enumerate(lanes):
-        _draw_lane(axes, blocks, lane, index, tracks, half=half)
+        draw_lane(axes, blocks, lane, index, tracks, half=half)
     for block in blocks:
         _draw_block(axes, block)
     _draw_head(axes, blocks)
@@ -173,31 +152,6 @@ def blocks_of(descriptor: Mapping[str, Any]) -> list[Block]:
         join = layers[name]["join"] if len(sources) > 1 else None
         blocks.append(Block([layers[name]], join, reads, column))
     return blocks
-
-
-def lanes_of(blocks: list[Block]) -> list[Lane]:
-    """A lane for each block that is read from afar, so that no two lanes of a side and place overlap."""
-    far: dict[int, list[int]] = {}
-    for target, block in enumerate(blocks):
-        for source in block.inputs:
-            if block.column - blocks[source].column > 1:
-                far.setdefault(source, []).append(target)
-    lanes = []
-    # The column up to which each place is taken: above, then below.
-    taken: dict[int, list[int]] = {1: [], -1: []}
-    spans = [(max(blocks[t].column for t in targets) - blocks[s].column, s, targets) for s, targets in far.items()]
-    for span, source, targets in sorted(spans, key=lambda item: (blocks[item[1]].column, item[0], item[1])):
-        start = blocks[source].column
-        places = {}
-        for side, ends in taken.items():
-            places[side] = next((place for place, end in enumerate(ends) if end <= start), len(ends))
-        side = 1 if places[1] <= places[-1] else -1
-        place = places[side]
-        if place == len(taken[side]):
-            taken[side].append(0)
-        taken[side][place] = start + span
-        lanes.append(Lane(source, tuple(sorted(targets, key=lambda t: blocks[t].column)), side, place))
-    return lanes
 
 
 def _dimensions(kind: str) -> int:
@@ -289,70 +243,6 @@ def _mean(values: Iterable[float]) -> float:
     return sum(collected) / len(collected) if collected else 0.0
 
 
-def _entry(block: Block) -> float:
-    """x of the point where arrows end: the box, or the join before it."""
-    return block.x - (2 * JOIN_RADIUS if block.join else 0)
-
-
-def _draw_short_edges(axes: Axes, blocks: list[Block], tracks: Tracks) -> None:
-    for target in blocks:
-        for index in target.inputs:
-            source = blocks[index]
-            if target.column - source.column == 1:
-                left, right = source.x + source.width, _entry(target)
-                turn = tracks.turn[index]
-                points = [(left, source.y), (turn, source.y), (turn, target.y), (right, target.y)]
-                _draw_line(axes, points if source.y != target.y else [points[0], points[3]])
-                _draw_arrow(axes, right, target.y)
-
-
-def _draw_lane(axes: Axes, blocks: list[Block], lane: Lane, index: int, tracks: Tracks, *, half: float) -> None:
-    source = blocks[lane.source]
-    level = lane.side * (half + LANE * (lane.place + 0.5))
-    left = tracks.start[index]
-    for target_index in lane.targets:
-        target = blocks[target_index]
-        right, entry = tracks.end[index, target_index], _entry(target)
-        points = [
-            (source.x + source.width, source.y),
-            (left, source.y),
-            (left, level),
-            (right, level),
-            (right, target.y),
-            (entry, target.y),
-        ]
-        _draw_line(axes, points)
-        _draw_arrow(axes, entry, target.y)
-
-
-def _draw_line(axes: Axes, points: list[tuple[float, float]]) -> None:
-    """A line through the points, its corners rounded."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    vertices, codes = [points[0]], [Path.MOVETO]
-    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
-        vertices += [_towards(corner, before), corner, _towards(corner, after)]
-        codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
-    path = Path([*vertices, points[-1]], [*codes, Path.LINETO])
-    axes.add_patch(PathPatch(path, facecolor="none", edgecolor=COLOURS["muted"], linewidth=1.1, zorder=1))
-
-
-def _towards(corner: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """The point on the way from a corner to another point where the rounding ends."""
-    dx, dy = other[0] - corner[0], other[1] - corner[1]
-    length = (dx * dx + dy * dy) ** 0.5
-    share = min(CORNER, length / 2) / length if length else 0.0
-    return corner[0] + share * dx, corner[1] + share * dy
-
-
-def _draw_arrow(axes: Axes, x: float, y: float) -> None:
-    from matplotlib.patches import Polygon
-
-    corners = [(x, y), (x - ARROW, y + 0.035), (x - ARROW, y - 0.035)]
-    axes.add_patch(Polygon(corners, closed=True, facecolor=COLOURS["muted"], edgecolor="none", zorder=2))
-
-
 def _draw_block(axes: Axes, block: Block) -> None:
     from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
@@ -398,8 +288,8 @@ def _draw_head(axes: Axes, blocks: list[Block]) -> None:
     """An arrow out of the last block, to the head that the builder puts there."""
     last = blocks[-1]
     left = last.x + last.width
-    _draw_line(axes, [(left, last.y), (left + 0.2, last.y)])
-    _draw_arrow(axes, left + 0.24, last.y)
+    draw_line(axes, [(left, last.y), (left + 0.2, last.y)])
+    draw_arrow(axes, left + 0.24, last.y)
     axes.text(left + 0.28, last.y, "head", fontsize=FONT_POINTS, color=COLOURS["muted"], va="center_baseline")
 
 

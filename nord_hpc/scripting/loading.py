@@ -21,6 +21,8 @@ DATA_VARIABLE = "NORD_HPC_DATA"
 TAKEN_IN_PART = ("cifar10", "fashion_mnist")
 """Data sets of which fewer files than the official ones may stand there."""
 
+SHARE_NAMES = ("percentage", "data_percentage", "share", "fraction")
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -59,10 +61,10 @@ class NamedData:
 
 
 DataLoad = NamedData | Callable[..., Any]
-"""What gives the data: one of the registry, or a function. It is called with the share of the data that is wanted, if
-it takes an argument, always 1: the share is taken of what it gives. It may return a `RawData`; a `Dataset`; arrays or
-tensors (x, y) or (x_train, y_train, x_test, y_test); or loaders of batches (train, test, class names). Samples are
-[N, channels, ...]. Values are normalized by channel afterwards, in every case."""
+"""What gives the data: one of the registry, or a function. If its first parameter asks for a share of the data, it gets
+1, as the share is taken of what it gives. It may return a `RawData`; a `Dataset`; arrays or tensors (x, y) or (x_train,
+y_train, x_test, y_test); or loaders of batches (train, test, class names). Samples are [N, channels, ...], with one to
+three axes after the channels. Values are normalized by channel afterwards, in every case."""
 
 
 def load(data_load: DataLoad, *, name: str, task: Task | None, validation: float = 0.2, device: str = "cpu") -> Dataset:
@@ -87,11 +89,17 @@ def load(data_load: DataLoad, *, name: str, task: Task | None, validation: float
 
 
 def _takes_share(function: Callable[..., Any]) -> bool:
+    """Whether the first parameter is the share of the data: it must be given, or is named so."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return False
-    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if not parameters or parameters[0].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        return False
+    return parameters[0].default is inspect.Parameter.empty or parameters[0].name in SHARE_NAMES
 
 
 def _raw(given: Any, *, name: str, task: Task | None) -> RawData:

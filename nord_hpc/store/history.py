@@ -144,6 +144,7 @@ class Life:
     machine: dict[str, Json]
     job: dict[str, Json]
     code: dict[str, str]
+    evaluated_on: str
     last_at: float
     ended: str | None = None
     reason: str | None = None
@@ -222,9 +223,8 @@ class History:
 
     def _add_run(self, record: dict[str, Any]) -> None:
         at = record["at"]
-        self.lives.append(
-            Life(at, record["ranks"], record["host"], record["machine"], record["job"], record["code"], at)
-        )
+        known = {key: record[key] for key in ("ranks", "host", "machine", "job", "code", "evaluated_on")}
+        self.lives.append(Life(began_at=at, last_at=at, **known))
 
     def _add_proposed(self, record: dict[str, Any]) -> None:
         trial = trial_from_json(record["trial"])

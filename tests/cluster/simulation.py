@@ -124,7 +124,7 @@ def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = Non
 def _one_life(job: Job, journal: SimulatedJournal, transport: SimulatedTransport, told: list[int]) -> Any:
     history = History(journal.records)
     coordinator = make_coordinator(job, told=told, epoch=len(history.lives) + 1, ranks=transport.worker_ranks())
-    record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}}
+    record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}, "evaluated_on": ""}
     journal.append({**record, "at": transport.now()})
     coordinator.restore(history, None, at=transport.now())
     return run_master(

@@ -33,7 +33,16 @@ def run_until(job_order: str, commits: int | None, durable: bytes, path: Path, *
     transport = SimulatedTransport(3, rng=rng, faults=Faults(), outcome=candidate_outcome)
     coordinator = make_coordinator(job, told=[], epoch=len(history.lives) + 1, ranks=(1, 2, 3))
     journal.append(
-        {"kind": "run", "ranks": 4, "host": "a", "machine": {}, "job": {}, "code": {}, "at": transport.now()}
+        {
+            "kind": "run",
+            "ranks": 4,
+            "host": "a",
+            "machine": {},
+            "job": {},
+            "code": {},
+            "evaluated_on": "",
+            "at": transport.now(),
+        }
     )
     state: Json = snapshot.resume_state(path, history) if use_snapshot else None
     assert (state is not None) == (use_snapshot and bool(durable))

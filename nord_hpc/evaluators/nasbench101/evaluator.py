@@ -97,6 +97,9 @@ class NasBench101Evaluator:
             provenance={"table": self._table.path.name, "repeat": self._repeat},
         )
 
+    def describe(self) -> str:
+        return f"NAS-Bench-101: {self._table.path}"
+
     def test(self, trial: Trial, *, control: Control) -> dict[str, Json]:
         """The test accuracy of the training that gave the fitness."""
         control.check()
