@@ -123,10 +123,17 @@ class ResourceSettings(Settings):
 
     shards: int = Field(default=1, ge=1)
     gang: int = Field(default=1, ge=1)
-    backend: Literal["auto", "horovod", "torch_ddp", "single"] = "auto"
+    backend: str = "auto"
     reduction: Literal["auto", "exact", "fast"] = "auto"
     threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _backend_is_known(self) -> ResourceSettings:
+        known = ["auto", *registry.names("backend")]
+        if self.backend not in known and registry.plugin_file(self.backend) is None:
+            raise ValueError(f"backend {self.backend!r} is unknown; set one of {', '.join(known)}, or FILE.py:CLASS")
+        return self
 
     @model_validator(mode="after")
     def _gang_divides_shards(self) -> ResourceSettings:
@@ -309,7 +316,10 @@ def _with_options(kind: str, section: Named, *, folder: Path, source: str) -> Na
         raise BadInput(f"{source}: {kind}.name: {error}") from error
     except ValidationError as error:
         raise BadInput(f"{source}: {explain(error, prefix=(kind,))}") from error
-    return type(section).model_validate({**section.model_dump(), **options.model_dump(mode="json")})
+    # Paths are given relative to the job file, and stay right when the job moves to its run folder.
+    paths = {name: (folder / value).resolve() for name, value in options if isinstance(value, Path)}
+    resolved = options.model_copy(update=paths).model_dump(mode="json")
+    return type(section).model_validate({**section.model_dump(), **resolved})
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nord_hpc import job as jobs
+from nord_hpc import registry
 from nord_hpc.cli.machine import fingerprint, source_commit
 from nord_hpc.cluster.coordinator import Coordinator, End
 from nord_hpc.cluster.master import MasterMeter, run_master
@@ -94,6 +95,9 @@ def check(job: Job, *, n_workers: int = 0) -> None:
         make_maker(job, make_evaluator(job, job.folder))
     except ValueError as error:
         raise BadInput(str(error)) from error
+    file = registry.plugin_file(job.resources.backend)
+    for missing in [name for name in (*job.code, file) if name is not None and not (job.folder / name).is_file()]:
+        raise BadInput(f"code: there is no file {job.folder / missing}")
     if n_workers:
         check_gang(job, n_workers)
 

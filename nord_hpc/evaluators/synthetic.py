@@ -57,7 +57,7 @@ class SyntheticEvaluator:
         prediction_error: float = Field(0.15, ge=0)
         fail_every: int = Field(0, ge=0)
         nan_every: int = Field(0, ge=0)
-        log: str | None = None
+        log: Path | None = None
         sleep_jitter_seconds: float = Field(0.0, ge=0)
 
     def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:

@@ -55,7 +55,7 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        texts = [_short(layer_text(layer["kind"], layer["parameters"])) for layer in self.layers]
+        texts = [short(layer_text(layer["kind"], layer["parameters"])) for layer in self.layers]
         if self.layers[0]["kind"] == "Identity" and not self.layers[0]["inputs"]:
             texts[0] = "input"
         return texts
@@ -140,7 +140,7 @@ def blocks_of(descriptor: Mapping[str, Any]) -> list[Block]:
     block_of: dict[str, int] = {}
     for name in order:
         sources = inputs[name]
-        if len(sources) == 1 and n_readers[sources[0]] == 1 and not _is_heavy(layers[name]["kind"]):
+        if len(sources) == 1 and n_readers[sources[0]] == 1 and not is_heavy(layers[name]["kind"]):
             index = block_of[sources[0]]
             if len(blocks[index].layers) < MOST_LINES and not _is_input(blocks[index]):
                 blocks[index].layers.append(layers[name])
@@ -158,11 +158,12 @@ def _dimensions(kind: str) -> int:
     return int(kind[-2]) if kind[-2:] in ("1d", "2d", "3d") else 1
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+def short(text: str, *, most: int = MOST_LETTERS) -> str:
+    """The text, cut where it has more letters than that."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _is_heavy(kind: str) -> bool:
+def is_heavy(kind: str) -> bool:
     """Whether a layer opens a box of its own: those with weights that mix channels, and custom ones."""
     return ":" in kind or any(word in kind for word in ("Conv", "Linear", "LSTM", "GRU", "RNN", "Attention"))
 
@@ -247,7 +248,7 @@ def _draw_block(axes: Axes, block: Block) -> None:
     from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
     top, left = block.y + block.height / 2, block.x
-    colour = COLOURS[_role(block.layers[0]["kind"])]
+    colour = COLOURS[role(block.layers[0]["kind"])]
     axes.add_patch(
         FancyBboxPatch(
             (left, top - block.height),
@@ -293,6 +294,7 @@ def _draw_head(axes: Axes, blocks: list[Block]) -> None:
     axes.text(left + 0.28, last.y, "head", fontsize=FONT_POINTS, color=COLOURS["muted"], va="center_baseline")
 
 
-def _role(kind: str) -> str:
+def role(kind: str) -> str:
+    """The colour of a kind of layer, as `nord_hpc.report.figures` names it."""
     roles = {"Conv": "conv", "Linear": "dense", "Pool": "pool"}
     return next((role for word, role in roles.items() if word in kind), "other")

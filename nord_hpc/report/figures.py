@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nord_hpc.errors import BadInput
@@ -41,6 +42,13 @@ DARK_COLOURS = {
 }
 """The same roles on a dark page."""
 
+METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""File types, and what matplotlib would write into them of times and versions: nothing."""
+
 EITHER = "#8794a3"
 """A grey that can be seen on both pages, for what is drawn as pixels."""
 
@@ -58,6 +66,31 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
             "pictures need matplotlib, which is not installed; set up with: pip install 'nord_hpc[report]'"
         ) from error
     return Figure(figsize=(width_inches, height_inches), dpi=100, facecolor=COLOURS["paper"])
+
+
+def save_figure(figure: Figure, path: Path, *, dots_per_inch: float = 100) -> Path:
+    """Write a figure as PNG, SVG or PDF, as the end of the name says; equal figures give equal files. Needs no window.
+
+    Returns:
+        The path.
+
+    Raises:
+        BadInput: the name ends otherwise.
+    """
+    import matplotlib
+
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in METADATA:
+        raise BadInput(f"{path}: a figure is written as .png, .svg or .pdf; set a name that ends so")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with matplotlib.rc_context({"svg.hashsalt": "nord_hpc"}):
+            figure.savefig(part, format=kind, dpi=dots_per_inch, metadata=METADATA[kind])
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def to_svg(figure: Figure, *, key: str, title: str) -> str:

@@ -115,6 +115,11 @@ class RunFolder:
             if file is not None:
                 copy = self._copy_code((job.folder / file).resolve())
                 data[kind]["name"] = f"code/{copy}:{section.name.rpartition(':')[2]}"
+        backend = job.resources.backend
+        file = registry.plugin_file(backend)
+        if file is not None:
+            copy = self._copy_code((job.folder / file).resolve())
+            data["resources"]["backend"] = f"code/{copy}:{backend.rpartition(':')[2]}"
         data["code"] = [f"code/{self._copy_code((job.folder / file).resolve())}" for file in job.code]
         if job.dataset.path is not None:
             data["dataset"]["path"] = str((job.folder / job.dataset.path).resolve())

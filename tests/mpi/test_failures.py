@@ -234,3 +234,23 @@ def test_a_space_in_which_nothing_fits_ends_as_bad_input_and_is_recorded(tmp_pat
     done = nord("run", job, "--out", tmp_path / "run", cwd=tmp_path, expect=2)
     assert "30 candidates in a row are infeasible, the last because the network needs about" in done.stderr
     assert status(tmp_path / "run")["trials"]["infeasible"] >= 30
+
+
+BACKEND = """
+from nord_hpc.data_parallel.torch_ddp import TorchDdpBackend
+
+class Mine(TorchDdpBackend):
+    name = "mine"
+"""
+
+
+def test_a_backend_and_paths_of_the_user_move_into_the_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BACKEND)
+    job = write_job(tmp_path / "job.yaml", DIGITS, budget={"trials": 2}, resources={"backend": "mine.py:Mine"})
+    nord("run", job, "--out", tmp_path / "run", "-n", "3", cwd=tmp_path)
+    assert RunFolder(tmp_path / "run").job().resources.backend == "code/mine.py:Mine"
+    assert {row["state"] for row in trials(tmp_path / "run")} == {"completed"}
+    logged = write_job(tmp_path / "logged.yaml", SYNTHETIC, evaluator={"log": "evaluations.log"}, budget={"trials": 3})
+    (tmp_path / "elsewhere").mkdir()
+    nord("run", logged, "--out", tmp_path / "logged", cwd=tmp_path / "elsewhere")
+    assert len((tmp_path / "evaluations.log").read_text().splitlines()) == 3

@@ -50,7 +50,7 @@ class NasBench101Evaluator:
             repeat: `sampled` takes one training by the trial's seed, `mean` averages over all.
         """
 
-        path: str | None = None
+        path: Path | None = None
         repeat: Repeat = "sampled"
 
     def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:
