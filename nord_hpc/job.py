@@ -367,7 +367,7 @@ def _wanted(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind == "string_pattern_mismatch":
         return f"text of the form {context['pattern']}"
     if kind in bounds:
-        return f"a number {signs[bounds[kind]]} {context[bounds[kind]]}"
+        return f"a number {signs[bounds[kind]]} {context[bounds[kind]]:g}"
     for name, words in kinds.items():
         if kind.startswith(f"{name}_"):
             return words

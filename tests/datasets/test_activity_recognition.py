@@ -252,7 +252,7 @@ def test_wrong_places_and_options_are_named(tmp_path: Path, open_: Open) -> None
             {"path": "data", "test_subjects": -1},
             "test_subjects: -1 participants are too few; set 0 or more",
         ),
-        ({"path": "data", "window": 0}, "dataset.window: 0 is wrong; set greater than or equal to 1"),
+        ({"path": "data", "window": 0}, "dataset.window: 0 is wrong; set a number of at least 1"),
     ]:
         with pytest.raises(BadInput) as refused:
             open_(name=NAME, **settings)

@@ -37,7 +37,7 @@ def test_the_classes_are_what_their_names_say(cache: Path) -> None:
 
 
 def test_a_wrong_option_is_refused(cache: Path) -> None:
-    with pytest.raises(BadInput, match=r"dataset.images: 10 is wrong; set greater than or equal to 40"):
+    with pytest.raises(BadInput, match=r"dataset.images: 10 is wrong; set a number of at least 40"):
         open_dataset(DatasetSettings(name="custom_dataset.py:OrientedBars", images=10), folder=JOBS, cache=cache)
     with pytest.raises(BadInput, match=r"dataset.path: oriented bars are drawn, not read; remove it"):
         open_dataset(DatasetSettings(name="custom_dataset.py:OrientedBars", path="x"), folder=JOBS, cache=cache)

@@ -60,7 +60,7 @@ def evaluator(
             "name": "table",
             "space": {"name": "nasbench101"},
             "strategy": {"name": "random_search"},
-            "evaluator": {"name": "nasbench101", "path": None if path is None else path.name, **options},
+            "evaluator": {"name": "nasbench101", "path": None if path is None else str(path), **options},
             "training": {"epochs": epochs},
             "objective": objective or {},
             "budget": {"trials": 1},

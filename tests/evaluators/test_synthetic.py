@@ -154,7 +154,7 @@ def _microseconds(made: SyntheticEvaluator, candidate: Trial) -> float:
 def test_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"evaluator\.sigm: is not a known key"):
         evaluator(tmp_path, sigm=1)
-    with pytest.raises(BadInput, match=r"evaluator\.seconds: -1 is wrong; set greater than or equal to 0"):
+    with pytest.raises(BadInput, match=r"evaluator\.seconds: -1 is wrong; set a number of at least 0"):
         evaluator(tmp_path, seconds=-1)
 
 
