@@ -1,4 +1,4 @@
-"""Draws the pictures of three networks in docs/pictures, each as specified and as realized: python docs/make_pictures.py"""
+"""Draws three networks into docs/pictures, each as specified and as realized: python docs/make_pictures.py"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nord_hpc.report.networks import realization_figure, specification_figure
 from nord_hpc.spaces.conv_graph import ConvGraph
 
 FOLDER = Path(__file__).with_name("pictures")
-DOTS_PER_INCH = 80
+DOTS_PER_INCH = 100
 
 
 def paper() -> NeuralDescriptor:

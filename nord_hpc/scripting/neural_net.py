@@ -75,6 +75,7 @@ class NeuralNet(nn.Module):
         self.plan: NetworkPlan | None = None
         self.body: Network | None = None
         self.dense: nn.Module | None = None
+        self._built = self.descriptor
         self._sort = sort
         seed = int(torch.randint(2**62, ())) if seed is None else seed
         try:
@@ -89,7 +90,7 @@ class NeuralNet(nn.Module):
     def _build(
         self, keep_dimensions: KeepDimensions, dense_part: Dense, *, size_policy: SizePolicy, seed: int, folder: Path
     ) -> None:
-        descriptor = with_kept_sizes(self.descriptor, keep_dimensions)
+        descriptor = self._built = with_kept_sizes(self.descriptor, keep_dimensions)
         has_head = dense_part is None or isinstance(dense_part, (Head, Mapping))
         if has_head:
             head = Head(features="auto") if dense_part is None else dense_part
@@ -158,12 +159,11 @@ class NeuralNet(nn.Module):
 
     def plot(self, title: str | None = None) -> Figure:
         """A picture of the network: as it is built, or as described where it could not be. Opens no window."""
-        from nord_hpc.report.architecture import architecture_figure
+        from nord_hpc.report.networks import realization_figure, specification_figure
 
-        figure = architecture_figure(self.descriptor.to_json())
-        if title is not None:
-            figure.suptitle(title)
-        return figure
+        if self.plan is None:
+            return specification_figure(self.descriptor, title=title)
+        return realization_figure(self._built, self.plan, title=title)
 
     def _names(self) -> list[str]:
         """A name for each step, in their order."""

@@ -59,6 +59,13 @@ def test_minimized_objective(tmp_path: Path) -> None:
     assert outcome.fitness == outcome.metrics["cross_entropy"] > 0
 
 
+def test_objective_that_needs_all_samples_at_once(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, candidates.descriptor(), objective={"metric": "auc"})
+    assert outcome.fitness == outcome.metrics["auc"]
+    assert 0.6 < outcome.metrics["auc"] <= 1
+    assert "auc" not in evaluate(tmp_path, candidates.descriptor()).metrics
+
+
 def test_divergence_has_no_fitness(tmp_path: Path) -> None:
     with pytest.raises(TrialFailed, match="training loss is not finite in epoch 1") as caught:
         evaluate(tmp_path, candidates.descriptor(), training={"optimizer": {"name": "sgd", "lr": 1e30}})

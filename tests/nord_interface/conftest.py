@@ -5,7 +5,6 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nord_hpc.scripting.configs import Configs, known_records
@@ -42,13 +41,3 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
 def conf() -> Configs:
     """A table of its own."""
     return Configs(known_records())
-
-
-def blobs(n: int = 300, *, n_classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Images [n, 1, 6, 6] with bright rows, and their classes."""
-    rng = np.random.default_rng(4)
-    y = rng.integers(0, n_classes, n)
-    x = rng.normal(size=(n, 1, 6, 6)).astype(np.float32)
-    for label in range(n_classes):
-        x[y == label, :, 2 * label : 2 * label + 2] += 1.5
-    return x, y
