@@ -49,7 +49,7 @@ def run_with_kills(job: Path, folder: Path, *, kills: int, ranks: int, rng: rand
     return hits
 
 
-@pytest.mark.parametrize("ranks", [1, 5])
+@pytest.mark.parametrize("ranks", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_ten_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
     log = tmp_path / "evaluations.log"
     changes = {"budget": {"trials": 40}, "evaluator": {"seconds": 0.15, "log": str(log)}}
@@ -67,6 +67,13 @@ def test_ten_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
         assert entry.attempts[-1].finished_at is not None
     log.unlink()
     nord("run", job, "--out", tmp_path / "calm", cwd=tmp_path, timeout=60)
+    assert status(tmp_path / "killed")["history_sha256"] == status(tmp_path / "calm")["history_sha256"]
+
+
+def test_five_kills_of_three_ranks_change_no_bit(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.yaml", SYNTHETIC, budget={"trials": 30}, evaluator={"seconds": 0.15})
+    run_with_kills(job, tmp_path / "killed", kills=5, ranks=3, rng=random.Random(9), longest=3.5)
+    nord("run", job, "--out", tmp_path / "calm", cwd=tmp_path)
     assert status(tmp_path / "killed")["history_sha256"] == status(tmp_path / "calm")["history_sha256"]
 
 

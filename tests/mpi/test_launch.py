@@ -126,8 +126,9 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize(
+    ("number", "ranks"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 3), (signal.SIGUSR1, 1)]
+)
 def test_a_signal_saves_and_ends_with_code_3(tmp_path: Path, number: signal.Signals, ranks: int) -> None:
     job = write_job(tmp_path / "job.yaml", SYNTHETIC, evaluator={"seconds": 0.4}, budget={"trials": 30})
     folder = tmp_path / "run"

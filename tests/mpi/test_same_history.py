@@ -31,11 +31,19 @@ def run(tmp_path: Path, job: Path, name: str, *options: str) -> dict[str, Any]:
     return found
 
 
-def test_digits_trained_on_1_2_3_and_5_ranks_by_both_backends(tmp_path: Path) -> None:
+SOME = ((2, "horovod"), (3, "torch_ddp"), (5, "horovod"))
+ALL = tuple((n, backend) for n in (2, 3, 5) for backend in ("horovod", "torch_ddp"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("worlds", [SOME, pytest.param(ALL, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_digits_trained_on_1_2_3_and_5_ranks_by_both_backends(
+    tmp_path: Path, worlds: tuple[tuple[int, str], ...]
+) -> None:
     job = write_job(tmp_path / "job.yaml", DIGITS)
     alone = run(tmp_path, job, "alone", "-n", "1")
     assert alone["best"]["test"]["accuracy"] > 0.2
-    for n, backend in ((2, "horovod"), (3, "horovod"), (3, "torch_ddp"), (5, "horovod"), (5, "torch_ddp")):
+    for n, backend in worlds:
         name = f"{backend}-{n}"
         found = run(tmp_path, job, name, "-n", str(n), "--set", f"resources.backend={backend}")
         assert found["history_sha256"] == alone["history_sha256"], name
