@@ -94,7 +94,7 @@ def architecture_figure(descriptor: Mapping[str, Any]) -> Figure:
     axes.axis("off")
     draw_short_edges(axes, blocks, tracks)
     for index, lane in enumerate(lanes):
-        draw_lane(axes, blocks, lane, index, tracks, half=half)
+        draw_lane(axes, blocks, lane, index, tracks, half={1: half, -1: half})
     for block in blocks:
         _draw_block(axes, block)
     _draw_head(axes, blocks)

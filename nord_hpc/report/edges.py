@@ -120,17 +120,17 @@ def draw_lane(
     index: int,
     tracks: Tracks,
     *,
-    half: float,
+    half: Mapping[int, float],
     faint: frozenset[tuple[int, int]] = frozenset(),
 ) -> None:
     """All edges of one lane.
 
     Args:
-        half: y of the boxes' upper end.
+        half: by side, how far from y = 0 the boxes end.
         faint: see `draw_short_edges`.
     """
     source = blocks[lane.source]
-    level = lane.side * (half + LANE * (lane.place + 0.5))
+    level = lane.side * (half[lane.side] + LANE * (lane.place + 0.5))
     left = tracks.start[index]
     for target_index in lane.targets:
         target = blocks[target_index]

@@ -1,12 +1,12 @@
 """Two pictures of a network in one layout: what was specified, and what was realized of it for one data set.
 
-Boxes have one width and columns one distance, and the order follows from the graph and not from names. So a layer stands
-at the same place in both pictures of a network, and networks that begin alike look alike, side by side.
+Boxes have one width, columns and rows one distance, and the order follows from the graph and not from names. So a layer
+stands at the same place in both pictures of a network, and networks that begin alike look alike, side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 # All lengths are inches.
 FONT_POINTS = 7
 LINE, LETTER, PADDING, MARGIN = 0.135, 0.063, 0.09, 0.15
-WIDTH, GAP, ROW, TITLE = 1.65, 0.66, 1.45, 0.3
-MOST_LAYERS, MOST_FITTED = 4, 2
-"""Layers of a box, and inputs of it whose projection or scaling is told."""
+WIDTH, GAP, ROW, TITLE = 1.65, 0.66, 1.42, 0.3
+MOST_LAYERS, MOST_FITTED, MOST_LINES = 4, 2, 9
+"""Layers of a box, inputs of it whose projection or scaling is told, and lines of text in it."""
+
+MOST_LETTERS = int((WIDTH - 2 * PADDING) / LETTER)
 
 
 @dataclass
@@ -70,7 +72,8 @@ def specification_figure(descriptor: NeuralDescriptor, *, title: str | None = No
         cell.dead = False
         for name in cell.layers:
             layer = descriptor.layers[name]
-            cell.lines.append((layer_text(layer.kind, layer.parameters), "ink" if not cell.lines else "muted"))
+            text = layer_text(layer.kind, layer.parameters)
+            cell.lines += _wrapped(text, "muted" if cell.lines else "ink")
     return _draw(cells, title or f"specification: {len(descriptor)} layers", last=descriptor.last_layer)
 
 
@@ -162,7 +165,7 @@ def _layers(descriptor: NeuralDescriptor, cell: Cell) -> list[Layer]:
 
 def _realized_lines(steps: Sequence[Step], plan: NetworkPlan) -> list[tuple[str, str]]:
     """What is done to the inputs, the layers, and the shape and parameters that come out."""
-    lines = []
+    lines: list[tuple[str, str]] = []
     fitted = []
     for adapter in steps[0].inputs:
         given = plan.steps[adapter.source]
@@ -176,13 +179,13 @@ def _realized_lines(steps: Sequence[Step], plan: NetworkPlan) -> list[tuple[str,
         if changes:
             fitted.append(f"{short(given.layer, most=8)}: {', '.join(changes)}")
     for text in fitted[:MOST_FITTED]:
-        lines.append((text, "accent"))
+        lines += _wrapped(text, "accent")
     if len(fitted) > MOST_FITTED:
         lines.append((f"and {len(fitted) - MOST_FITTED} more inputs fitted", "accent"))
     for number, step in enumerate(steps):
-        lines.append((_realized_text(step), "muted" if number else "ink"))
+        lines += _wrapped(_realized_text(step), "muted" if number else "ink")
         if step.note is not None:
-            lines.append((step.note.partition(", as")[0], "accent"))
+            lines += _wrapped(step.note.partition(", as")[0].replace(" clamped", ", clamped"), "accent")
     n_parameters = sum(step.n_parameters for step in steps)
     n_parameters += sum(adapter.n_parameters for step in steps for adapter in step.inputs)
     weights = f" · {n_parameters:,} par." if n_parameters else ""
@@ -211,15 +214,32 @@ def _sizes(shape: Sequence[int]) -> str:
     return "\N{MULTIPLICATION SIGN}".join(map(str, shape))
 
 
+def _wrapped(text: str, of_text: str) -> list[tuple[str, str]]:
+    """A text of several facts as lines that fit into a box."""
+    first, *others = text.split(", ")
+    lines = [first]
+    for fact in others:
+        if len(lines[-1]) + 2 + len(fact) < MOST_LETTERS:
+            lines[-1] += f", {fact}"
+        else:
+            lines[-1] += ","
+            lines.append(f"  {fact}")
+    return [(line, of_text) for line in lines]
+
+
 def _draw(cells: Sequence[Cell], title: str, *, last: str | None) -> Figure:
+    for cell in cells:
+        if len(cell.lines) > MOST_LINES:
+            cell.lines = [*cell.lines[: MOST_LINES - 2], ("…", "muted"), cell.lines[-1]]
     lanes = lanes_of(cells)
     tracks = _place(cells, lanes)
-    half = max(abs(cell.y) + cell.height / 2 for cell in cells) + 0.12
+    # Whatever stands in the boxes: so the first box is as far from the upper edge in every picture with as many rows.
+    half = {side: max(side * cell.y for cell in cells) + ROW / 2 for side in (1, -1)}
     n_above, n_below = (max((lane.place + 1 for lane in lanes if lane.side == side), default=0) for side in (1, -1))
     backwards = sum(cells[source].column >= cell.column for cell in cells for source in cell.inputs)
     notes = _notes(cells, backwards=backwards)
-    above = half + LANE * n_above + MARGIN + TITLE
-    below = half + LANE * n_below + MARGIN + (0.2 if notes else 0)
+    above = half[1] + LANE * n_above + MARGIN + TITLE
+    below = half[-1] + LANE * n_below + MARGIN + (0.2 if notes else 0)
     width = max(
         2 * MARGIN + (WIDTH + GAP) * (1 + max(cell.column for cell in cells)),
         2 * MARGIN + 1.1 * LETTER * max(len(title), len(notes)),
@@ -239,7 +259,7 @@ def _draw(cells: Sequence[Cell], title: str, *, last: str | None) -> Figure:
         draw_lane(axes, cells, lane, index, tracks, half=half, faint=faint)
     for cell in cells:
         _draw_cell(axes, cell, is_last=last is not None and last in cell.layers)
-    _write(axes, MARGIN, above - MARGIN, title, "ink", va="top", points=FONT_POINTS + 1)
+    _write(axes, MARGIN, above - MARGIN, title, "ink", va="top", fontsize=FONT_POINTS + 1)
     _write(axes, MARGIN, 0.06 - below, notes, "muted", va="bottom")
     return figure
 
@@ -299,8 +319,9 @@ def _draw_cell(axes: Axes, cell: Cell, *, is_last: bool) -> None:
     axes.add_patch(Rectangle((cell.x + 0.03, bottom + 0.05), 0.03, cell.height - 0.1, color=colour, lw=0, zorder=4))
     for number, (text, of_text) in enumerate(cell.lines):
         y = top - 0.7 * PADDING - LINE * (number + 0.5)
-        shown = short(text, most=int((WIDTH - 2 * PADDING) / LETTER))
-        _write(axes, cell.x + PADDING, y, shown, of_text, va="center_baseline", faint=cell.dead)
+        _write(
+            axes, cell.x + PADDING, y, short(text, most=MOST_LETTERS), of_text, va="center_baseline", faint=cell.dead
+        )
     if cell.join:
         centre = (cell.x - JOIN_RADIUS, cell.y)
         edge = rule if cell.dead else COLOURS["ink"]
@@ -308,16 +329,6 @@ def _draw_cell(axes: Axes, cell: Cell, *, is_last: bool) -> None:
         _write(axes, *centre, JOIN_SIGNS[cell.join], "ink", va="center_baseline", ha="center", faint=cell.dead)
 
 
-def _write(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    of_text: str,
-    *,
-    faint: bool = False,
-    points: int = FONT_POINTS,
-    **how: Any,
-) -> None:
-    alpha: Mapping[str, Any] = {"alpha": 0.55} if faint else {}
-    axes.text(x, y, text, fontsize=points, color=COLOURS[of_text], parse_math=False, zorder=5, **alpha, **how)
+def _write(axes: Axes, x: float, y: float, text: str, of_text: str, *, faint: bool = False, **how: Any) -> None:
+    options: dict[str, Any] = {"fontsize": FONT_POINTS, "alpha": 0.55 if faint else 1.0, **how}
+    axes.text(x, y, text, color=COLOURS[of_text], parse_math=False, zorder=5, **options)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nord_hpc.descriptor import NeuralDescriptor
-from nord_hpc.report.architecture import Block, architecture_figure, blocks_of, lanes_of, layer_text
+from nord_hpc.report.architecture import Block, architecture_figure, blocks_of, layer_text
+from nord_hpc.report.edges import lanes_of
 from nord_hpc.spaces.conv_graph import ConvGraph
 
 
