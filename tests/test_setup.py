@@ -29,6 +29,13 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for line in lines if line]
 
 
+def run_make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run make as from a terminal, also where make runs the tests: a nested one prints more."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=30, check=False)
+
+
 def pins(environment: dict[str, str]) -> dict[str, str]:
     """Package to version, for one environment; an environment with two pins of a package fails here."""
     found: dict[str, str] = {}
@@ -85,13 +92,13 @@ def test_console_script_and_extras() -> None:
     ],
 )
 def test_make_targets(target: str, command: str, tmp_path: Path) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=fresh_copy(tmp_path), capture_output=True, text=True, timeout=20)
+    done = run_make("-n", target, folder=fresh_copy(tmp_path))
     assert done.returncode == 0, done.stderr
     assert command in done.stdout
 
 
 def test_make_alone_lists_the_targets() -> None:
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    done = run_make(folder=ROOT)
     assert done.returncode == 0
     names = [line.split()[0] for line in done.stdout.splitlines()]
     assert {"help", "setup", "search", "test", "test-slow", "test-cluster", "lint", "format", "clean"} <= set(names)
@@ -108,8 +115,7 @@ def fresh_copy(folder: Path) -> Path:
 
 
 def make_setup(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", "setup", *arguments]
-    return subprocess.run(command, cwd=fresh_copy(folder), capture_output=True, text=True, timeout=30)
+    return run_make("setup", *arguments, folder=fresh_copy(folder))
 
 
 def missing_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -181,8 +187,7 @@ class Checkout:
     def setup(self) -> tuple[str, list[str]]:
         """Run make setup; its output, and what was called for."""
         self.calls.write_text("")
-        command = ["make", "setup", f"PYTHON={self.python}"]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=30)
+        done = run_make("setup", f"PYTHON={self.python}", folder=self.folder)
         assert done.returncode == 0, done.stderr
         return done.stdout, self.calls.read_text().splitlines()
 
