@@ -45,10 +45,11 @@ def run_with_kills(job: Path, folder: Path, *, kills: int, ranks: int, rng: rand
         finished = now
         if (folder / "job.yaml").exists():
             command = [*NORD, "resume", str(folder), "-n", str(ranks)]
-    nord(*command[len(NORD) :], cwd=folder.parent)
+    nord(*command[len(NORD) :], cwd=folder.parent, timeout=180)
     return hits
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("ranks", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_ten_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
     log = tmp_path / "evaluations.log"
@@ -78,6 +79,7 @@ def test_five_kills_of_three_ranks_change_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_ten_kills_while_training(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.yaml", DIGITS, budget={"trials": 16})
     run_with_kills(job, tmp_path / "killed", kills=10, ranks=5, rng=random.Random(0), longest=15.0)
@@ -88,6 +90,7 @@ def test_ten_kills_while_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_thirty_kills_in_the_first_five_seconds(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.yaml", SYNTHETIC, budget={"trials": 300}, evaluator={"seconds": 0.1})
     folder = tmp_path / "killed"

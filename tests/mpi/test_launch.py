@@ -219,6 +219,7 @@ def test_too_few_virtual_gangs_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_idle_ranks_do_not_slow_the_one_that_trains(tmp_path: Path) -> None:
     job = write_job(
         tmp_path / "job.yaml",
