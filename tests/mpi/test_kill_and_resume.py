@@ -53,7 +53,7 @@ def run_with_kills(job: Path, folder: Path, *, kills: int, ranks: int, rng: rand
 @pytest.mark.parametrize("ranks", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_ten_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
     log = tmp_path / "evaluations.log"
-    changes = {"budget": {"trials": 40}, "evaluator": {"seconds": 0.15, "log": str(log)}}
+    changes = {"budget": {"trials": 40 if ranks == 1 else 160}, "evaluator": {"seconds": 0.15, "log": str(log)}}
     job = write_job(tmp_path / "job.yaml", SYNTHETIC, **changes)
     hits = run_with_kills(
         job, tmp_path / "killed", kills=10, ranks=ranks, rng=random.Random(ranks), longest=2.0 if ranks == 1 else 4.5
