@@ -16,6 +16,7 @@ from mpi.commands import (
     DIGITS,
     NORD,
     SYNTHETIC,
+    environment,
     kill_tree,
     mpirun,
     n_finished,
@@ -82,8 +83,12 @@ def test_commands_that_need_no_mpi_start_none(tmp_path: Path) -> None:
     nord("--help", cwd=tmp_path, **stub)
     nord("validate", job, cwd=tmp_path, **stub)
     nord("run", job, "--out", tmp_path / "run", cwd=tmp_path, **stub)
-    nord("trials", tmp_path / "run", cwd=tmp_path, **stub)
-    nord("status", tmp_path / "run", cwd=tmp_path, **stub)
+    assert "completed" in nord("trials", tmp_path / "run", cwd=tmp_path, **stub).stdout
+    assert "synthetic finished: 3 completed" in nord("status", tmp_path / "run", cwd=tmp_path, **stub).stdout
+    started = subprocess.run(
+        [sys.executable, "-c", "import mpi4py"], env=environment(**stub), capture_output=True, timeout=20, check=False
+    )
+    assert b"MPI was started" in started.stderr, "the stub does not stand in for MPI"
 
 
 def test_ranks_of_another_number_than_the_launcher_started(tmp_path: Path) -> None:
