@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -28,6 +29,10 @@ STOP_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 SUPERVISED = "NORD_HPC_SUPERVISED"
 """Environment variable of the ranks that a supervisor started."""
+SESSION_BASE = "PRTE_MCA_prte_local_tmpdir_base"
+"""Where Open MPI's mpirun keeps its session folder, named after its process id. What a killed one leaves behind makes
+a later one that gets the same id fail at its start ("The PMIx server's listener thread failed to start"), so each has a
+folder of its own, which is removed at its end."""
 
 
 def under_launcher(environment: Mapping[str, str] = os.environ) -> bool:
@@ -126,24 +131,25 @@ class Supervisor:
             on_wait: called a few times a second.
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), SUPERVISED: "1"}
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        tail: deque[str] = deque(maxlen=200)
-        reader = threading.Thread(target=self._pass_on_errors, args=(self._process, tail), daemon=True)
-        reader.start()
-        while self._process.poll() is None:
-            on_wait()
-            self._kill_if_late()
-            time.sleep(0.1)
-        reader.join(timeout=5.0)
+        with tempfile.TemporaryDirectory(prefix="nord_hpc-mpi-", ignore_cleanup_errors=True) as session:
+            self._process = subprocess.Popen(
+                command,
+                env={**environment, SESSION_BASE: session},
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+            tail: deque[str] = deque(maxlen=200)
+            reader = threading.Thread(target=self._pass_on_errors, args=(self._process, tail), daemon=True)
+            reader.start()
+            while self._process.poll() is None:
+                on_wait()
+                self._kill_if_late()
+                time.sleep(0.1)
+            reader.join(timeout=5.0)
         rank, reason = _lost_rank("".join(tail))
         return LaunchResult(self._process.returncode, rank, reason, self.stop_requested)
 
@@ -170,14 +176,15 @@ class Supervisor:
         """The ranks' own standard error goes on to ours; what mpirun says of deaths is for us alone."""
         assert process.stderr is not None
         in_notice = False
-        for line in process.stderr:
-            tail.append(line)
-            if _NOTICE_RULE.match(line):
-                in_notice = not in_notice
-                continue
-            if not in_notice and not line.startswith("[") and line.strip():
-                sys.stderr.write(line)
-                sys.stderr.flush()
+        with process.stderr:
+            for line in process.stderr:
+                tail.append(line)
+                if _NOTICE_RULE.match(line):
+                    in_notice = not in_notice
+                    continue
+                if not in_notice and not line.startswith("[") and line.strip():
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
 
 
 _NOTICE_RULE = re.compile(r"^-{60,}$")

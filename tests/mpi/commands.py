@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from nord_hpc.cluster.launch import SESSION_BASE
+
 ROOT = Path(__file__).parents[2]
 NORD = [sys.executable, "-m", "nord_hpc"]
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "NORD_HPC_")
@@ -46,8 +48,9 @@ needs_mpirun = pytest.mark.skipif(
 
 def environment(**more: str) -> dict[str, str]:
     """Ours without what a launcher may have left in it."""
+    own = {SESSION_BASE: os.environ[SESSION_BASE]}
     clean = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER_PREFIXES)}
-    return {**clean, "OMP_NUM_THREADS": "1", **more}
+    return {**clean, **own, "OMP_NUM_THREADS": "1", **more}
 
 
 def write_job(path: Path, base: dict[str, Any], **changes: Any) -> Path:
