@@ -48,7 +48,6 @@ MORE = {
     ("ObjectiveSettings", "metric"): "what is optimized.",
     ("ObjectiveSettings", "direction"): "whether more or less of it is better.",
     ("BudgetSettings", "trials"): "trials that are evaluated, failed ones included.",
-    ("BudgetSettings", "hours"): "wall time of all lives of the search together.",
     ("CheckpointSettings", "keep_weights"): "trials whose weights are kept.",
     ("CostSettings", "step_microseconds"): "of a training step, for each shard.",
     ("CostSettings", "layer_microseconds"): "of each layer in a training step, for each shard.",

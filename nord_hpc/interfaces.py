@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nord_hpc.trial import Examination, Fidelity, FinishedTrial, Json, Outcome, Proposal, Trial
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from nord_hpc.descriptor import NeuralDescriptor
+
+
+NO_SETTINGS: Mapping[str, Json] = MappingProxyType({})
 
 
 class SearchSpace(Protocol):
@@ -39,6 +43,65 @@ class SearchSpace(Protocol):
         """The network that `genotype` stands for."""
 
 
+# What only some spaces can do. A strategy that needs it says so when it is made, by a ValueError that names the space.
+
+
+class HasNeighbours(Protocol):
+    """A space whose points have finitely many neighbours."""
+
+    def neighbours(self, genotype: Json) -> Iterator[Json]:
+        """All points at one step, each once, in a fixed order, without `genotype` itself."""
+
+
+class HasSize(Protocol):
+    """A space that knows its number of genotypes."""
+
+    def size(self) -> int | None:
+        """How many genotypes there are; None for infinitely many."""
+
+
+class HasEncoding(Protocol):
+    """A space whose points can be given to a regression."""
+
+    def encode(self, genotype: Json) -> list[float]:
+        """Numbers that describe the point; equally many for all points."""
+
+
+class HasPathEncoding(Protocol):
+    """A space of cells; White et al., "BANANAS", arXiv 1910.11858."""
+
+    def encode_paths(self, genotype: Json) -> list[float]:
+        """For each possible path of operations from input to output, whether the cell has it: 1 or 0."""
+
+
+class HasDecisions(Protocol):
+    """A space whose points are sequences of choices, for policies that learn to choose."""
+
+    def decisions(self) -> tuple[int, ...]:
+        """The number of alternatives of each decision."""
+
+    def from_decisions(self, choices: Sequence[int]) -> Json:
+        """The point of these choices, one for each decision."""
+
+
+class HasSettings(Protocol):
+    """A space whose points set fields of the job beside the network."""
+
+    def settings(self, genotype: Json) -> dict[str, Json]:
+        """Dotted names of fields to values, such as "training.optimizer.lr"; see `nord_hpc.job.Job.with_settings`."""
+
+
+class HasInverse(Protocol):
+    """A space that recognizes its networks."""
+
+    def from_descriptor(self, descriptor: NeuralDescriptor) -> Json:
+        """The point whose network this is.
+
+        Raises:
+            Infeasible: there is none.
+        """
+
+
 class Wait:
     """A strategy's answer to ask: nothing to propose until another result has been told."""
 
@@ -53,10 +116,16 @@ class Strategy(Protocol):
     One thread at a time. Asks may come in parallel: several before the first tell. All randomness comes from one
     generator that is part of the state; the proposals are a function of the options, the seed and the order of asks and
     tells. Failed and infeasible trials are told as such, without a score.
+
+    Trials may be told that were never asked for, such as the first candidates of a job; they count like its own. A
+    strategy that continues trials of lower fidelity has a class attribute `continues_trials` that is true.
     """
 
     def ask(self, number: int) -> Proposal | Wait | Done:
-        """The next candidate, which will be trial `number`."""
+        """The next candidate, which will be trial `number`.
+
+        Asked for the same number again, the strategy's earlier proposal for it was dropped and will never be told.
+        """
 
     def tell(self, finished: FinishedTrial) -> None:
         """Learn what became of a trial. Each trial is told once, in commit order."""
@@ -127,8 +196,13 @@ class Evaluator(Protocol):
     def describe(self) -> str:
         """One line for people: what candidates are evaluated on."""
 
-    def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
+    def examine(
+        self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json] = NO_SETTINGS
+    ) -> Examination:
         """What a trial will cost, on the master, before dispatch; without torch.
+
+        Args:
+            settings: fields of the job that the candidate sets.
 
         Raises:
             Infeasible: the candidate cannot be evaluated.

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from nord_hpc import registry
-from nord_hpc.errors import BadInput
+from nord_hpc.errors import BadInput, Infeasible
 from nord_hpc.trial import Fidelity, Json
 
 
@@ -96,16 +96,42 @@ class ObjectiveSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """When the search ends: the first limit that is reached. Infeasible candidates do not count as trials."""
+    """When the search ends: the first limit that is reached. Infeasible candidates do not count as trials.
+
+    Attributes:
+        hours: of wall time, over all lives of the search.
+        simulated_seconds: of virtual time, which is the training time of a table where a table is the evaluator. A
+            candidate that would end after it is dropped: neither evaluated nor told.
+        simulated: what simulated_seconds limits: the `span` of a search on order.virtual_gangs, or the `sum` over all
+            trials.
+    """
 
     trials: int | None = Field(default=None, ge=1)
     hours: float | None = Field(default=None, gt=0)
+    simulated_seconds: float | None = Field(default=None, gt=0)
+    simulated: Literal["span", "sum"] = "span"
 
     @model_validator(mode="after")
     def _one_is_set(self) -> BudgetSettings:
-        if self.trials is None and self.hours is None:
-            raise ValueError("set trials, hours, or both")
+        if self.trials is None and self.hours is None and self.simulated_seconds is None:
+            raise ValueError("set trials, hours, simulated_seconds, or several of them")
         return self
+
+
+class CandidateSettings(Settings):
+    """What the search does with candidates that are known already.
+
+    Attributes:
+        duplicates: `reuse` takes over the outcome of a candidate that differs from an earlier one in nothing but its
+            number: same canonical network, fidelity and settings. `retrain` evaluates it again, with its own seed.
+        initial: files of descriptors or genotypes (JSON) that are the first candidates.
+        warm_start: run folder of an earlier search of the same space, data, training and objective; its completed
+            trials of full fidelity are told to the strategy first, and do not count in the budget.
+    """
+
+    duplicates: Literal["reuse", "retrain"] = "retrain"
+    initial: tuple[Path, ...] = ()
+    warm_start: Path | None = None
 
 
 class ResourceSettings(Settings):
@@ -215,6 +241,7 @@ class Job(Settings):
     dataset: DatasetSettings = DatasetSettings()
     space: Named
     strategy: Named
+    candidates: CandidateSettings = CandidateSettings()
     evaluator: EvaluatorSettings = EvaluatorSettings()
     training: TrainingSettings = TrainingSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -227,6 +254,7 @@ class Job(Settings):
     code: tuple[str, ...] = ()
 
     _folder: Path = PrivateAttr(default=Path("."))
+    _with_settings: dict[str, Job] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _batch_fits_shards(self) -> Job:
@@ -245,9 +273,53 @@ class Job(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _simulated_time_is_virtual(self) -> Job:
+        if self.budget.simulated_seconds is not None and self.order.mode != "virtual":
+            raise ValueError("budget.simulated_seconds is time of the virtual order; set order.mode to virtual")
+        return self
+
     @property
     def folder(self) -> Path:
         return self._folder
+
+    def with_settings(self, settings: Mapping[str, Json]) -> Job:
+        """The job with the fields that a candidate sets, such as "training.optimizer.lr"; equal calls are remembered.
+
+        A candidate may set fields of `training`, and `resources.gang` and `resources.shards`; a gang that does not
+        divide the job's shards becomes the number of shards, too. Names without a dot are the evaluator's own.
+
+        Raises:
+            Infeasible: these values do not go together, or a field is not one that a candidate may set.
+        """
+        key = json.dumps(dict(settings), sort_keys=True)
+        known = self._with_settings.get(key)
+        if known is None:
+            known = self._replaced(settings)
+            self._with_settings[key] = known
+        return known
+
+    def _replaced(self, settings: Mapping[str, Json]) -> Job:
+        data = self.to_json()
+        for name, value in settings.items():
+            *path, last = name.split(".")
+            if not path:
+                continue
+            if path[0] != "training" and name not in ("resources.gang", "resources.shards"):
+                raise Infeasible(f"a candidate sets {name}: only training.*, resources.gang and .shards can be set")
+            section = data
+            for part in path:
+                section = section.setdefault(part, {})
+            section[last] = value
+        gang = settings.get("resources.gang")
+        if gang is not None and "resources.shards" not in settings and data["resources"]["shards"] % gang:
+            data["resources"]["shards"] = gang
+        try:
+            job = Job.model_validate(data)
+        except ValidationError as error:
+            raise Infeasible(f"its settings do not go together: {explain(error)}") from error
+        job._folder = self._folder
+        return job
 
     @property
     def full_fidelity(self) -> Fidelity:
@@ -295,8 +367,14 @@ def from_mapping(data: Mapping[str, Any], *, folder: Path, source: str = "job") 
         kind: _with_options(kind, getattr(job, kind), folder=folder, source=source)
         for kind in ("dataset", "space", "strategy", "evaluator")
     }
-    job = job.model_copy(update=updates)
+    candidates = job.candidates
+    paths = {
+        "initial": tuple((folder / file).resolve() for file in candidates.initial),
+        "warm_start": None if candidates.warm_start is None else (folder / candidates.warm_start).resolve(),
+    }
+    job = job.model_copy(update={**updates, "candidates": candidates.model_copy(update=paths)})
     job._folder = folder
+    job._with_settings = {}
     return job
 
 

@@ -61,11 +61,14 @@ class Proposal:
         genotype: a point of the search space, as JSON.
         parents: numbers of the trials that it came from.
         fidelity: None for the full fidelity of the job.
+        continues: number of a trial of the same genotype and lower fidelity whose trained state this one goes on from;
+            the strategy's class has an attribute `continues_trials` that is true.
     """
 
     genotype: Json
     parents: tuple[int, ...] = ()
     fidelity: Fidelity | None = None
+    continues: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,11 @@ class Trial:
         gang: the most ranks that may train it; the fitness does not depend on it.
         cost: predicted, in microseconds of virtual time.
         infeasible: the reason, where the candidate cannot be built or trained.
+        settings: fields of the job that this candidate sets, by dotted name; shards and gang contain them already.
+        continues: number of the trial whose trained state this one goes on from; it has that trial's seed.
+        keeps_state: its trained state is kept, so that another may go on from it.
+        reuses: number of an equal trial whose outcome this one takes over, without being evaluated.
+        imported: where its outcome comes from, for trials that another run evaluated.
     """
 
     number: int
@@ -117,6 +125,16 @@ class Trial:
     virtual_start: int = 0
     virtual_finish: int = 0
     infeasible: str | None = None
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    continues: int | None = None
+    keeps_state: bool = False
+    reuses: int | None = None
+    imported: str | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether ranks must evaluate it: its outcome is not known from its proposal on."""
+        return self.infeasible is None and self.reuses is None and self.imported is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +190,11 @@ def gang_size(*, wanted: int, shards: int, n_workers: int) -> int:
 
 
 def history_line(trial: Trial, outcome: Outcome) -> str:
-    """The line of one trial in the history digest: number, parents, descriptor hash, fidelity, seed, state, fitness."""
-    fields = [
+    """The line of one trial in the history digest: number, parents, descriptor hash, fidelity, seed, state, fitness.
+
+    Behind them what only some trials have: settings, the trial that is continued, the one that is reused.
+    """
+    fields: list[Json] = [
         trial.number,
         list(trial.parents),
         trial.descriptor_hash,
@@ -182,6 +203,10 @@ def history_line(trial: Trial, outcome: Outcome) -> str:
         outcome.state.value,
         outcome.fitness,
     ]
+    rare = {"settings": dict(trial.settings) or None, "continues": trial.continues, "reuses": trial.reuses}
+    present = {name: value for name, value in rare.items() if value is not None}
+    if present:
+        fields.append(present)
     return json.dumps(fields, separators=(",", ":"), sort_keys=True) + "\n"
 
 

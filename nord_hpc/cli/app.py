@@ -75,7 +75,7 @@ def run(
     def prepare(n_workers: int) -> RunFolder:
         loaded = jobs.load(job, overrides=overrides)
         wiring.check(loaded, n_workers=n_workers)
-        return RunFolder.create(out or _default_folder(loaded), loaded)
+        return wiring.create_run_folder(out or _default_folder(loaded), loaded)
 
     if launch.under_launcher():
         return _run_in_world(prepare, ranks=ranks)
@@ -342,6 +342,10 @@ def _print_trials(table: list[dict[str, Any]]) -> None:
         fitness = "" if row["fitness"] is None else f"{row['fitness']:.4f}"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
         last = row["reason"] or " ".join(str(parent) for parent in row["parents"])
+        if row["reuses"] is not None:
+            last += f" (outcome of trial {row['reuses']})"
+        if row["imported"] is not None:
+            last = f"from {row['imported']}"
         print(f"{row['number']:>6} {row['state']:<10} {fitness:>9} {row['n_parameters']:>11,} {seconds:>8}  {last}")
 
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 from nord_hpc import job as jobs
 from nord_hpc import registry
 from nord_hpc.cli.machine import fingerprint, source_commit
+from nord_hpc.cluster import first_candidates
 from nord_hpc.cluster.coordinator import Coordinator, End
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.messages import Setup, Stop
-from nord_hpc.cluster.scheduler import TrialMaker, make_scheduler
+from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_inline import InlineTransport
+from nord_hpc.cluster.trial_maker import TrialMaker
 from nord_hpc.errors import BadInput, StoreError
-from nord_hpc.interfaces import DataParallel, Evaluator, Strategy, Transport
+from nord_hpc.interfaces import DataParallel, Evaluator, SearchSpace, Strategy, Transport
 from nord_hpc.job import Job
 from nord_hpc.logs import log_to_file
 from nord_hpc.seeding import derived_seed
@@ -72,14 +74,34 @@ def make_evaluator(job: Job, weights: Path) -> Evaluator:
     return evaluator
 
 
+def make_space(job: Job) -> SearchSpace:
+    cls, options = jobs.options_of("space", job.space, folder=job.folder)
+    space: SearchSpace = cls(options)
+    return space
+
+
 def make_maker(job: Job, evaluator: Evaluator) -> tuple[Strategy, TrialMaker]:
     """The strategy, and what makes trials of its proposals."""
-    space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
-    space = space_class(space_options)
+    space = make_space(job)
     cls, options = jobs.options_of("strategy", job.strategy, folder=job.folder)
     seed = derived_seed(job.seed, "strategy")
     strategy: Strategy = cls(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
-    return strategy, TrialMaker(job, space=space, evaluator=evaluator)
+    continues = bool(getattr(strategy, "continues_trials", False))
+    if continues and job.training.schedule != "constant":
+        raise BadInput(
+            f"training.schedule: {job.training.schedule} depends on the number of epochs, which strategy "
+            f"{job.strategy.name} raises on the way; set constant"
+        )
+    return strategy, TrialMaker(job, space=space, evaluator=evaluator, keeps_states=continues)
+
+
+def create_run_folder(path: Path, job: Job) -> RunFolder:
+    """A new run folder, with all that a resume will need; `check` has accepted the job."""
+    first = first_candidates.gather(job, make_space(job))
+    folder = RunFolder.create(path, job)
+    if first:
+        first_candidates.save(folder.first_candidates_file, first)
+    return folder
 
 
 def check(job: Job, *, n_workers: int = 0) -> None:
@@ -93,6 +115,7 @@ def check(job: Job, *, n_workers: int = 0) -> None:
     """
     try:
         make_maker(job, make_evaluator(job, job.folder))
+        first_candidates.gather(job, make_space(job))
     except ValueError as error:
         raise BadInput(str(error)) from error
     file = registry.plugin_file(job.resources.backend)
@@ -112,7 +135,7 @@ def check_resumable(folder: RunFolder, job: Job, *, accept_changes: bool) -> Non
     check_unchanged(history, folder, job, accept_changes=accept_changes)
     try:
         evaluator = make_evaluator(job, folder.weights)
-        _make_coordinator(job, evaluator, history, ranks=(1,)).restore(history, None, at=0.0)
+        _make_coordinator(folder, job, evaluator, history, ranks=(1,)).restore(history, None, at=0.0)
     except StoreError as error:
         raise BadInput(f"{folder.path}: {error}") from error
 
@@ -271,7 +294,7 @@ def _master(
     with Journal(folder.journal_file) as journal:
         history = History(journal.records)
         check_unchanged(history, folder, job, accept_changes=accept_changes)
-        coordinator = _make_coordinator(job, evaluator, history, ranks=transport.worker_ranks())
+        coordinator = _make_coordinator(folder, job, evaluator, history, ranks=transport.worker_ranks())
         epoch = len(history.lives) + 1
         begin = {
             "kind": "run",
@@ -314,12 +337,15 @@ def _master(
     return _exit_code(end)
 
 
-def _make_coordinator(job: Job, evaluator: Evaluator, history: History, *, ranks: tuple[int, ...]) -> Coordinator:
+def _make_coordinator(
+    folder: RunFolder, job: Job, evaluator: Evaluator, history: History, *, ranks: tuple[int, ...]
+) -> Coordinator:
     strategy, maker = make_maker(job, evaluator)
+    first = first_candidates.load(folder.first_candidates_file)
     used = sum(life.last_at - life.began_at for life in history.lives)
     return Coordinator(
         job,
-        scheduler=make_scheduler(job, strategy=strategy, maker=maker),
+        scheduler=make_scheduler(job, strategy=strategy, maker=maker, first=first),
         epoch=len(history.lives) + 1,
         ranks=ranks,
         seconds_left=None if job.budget.hours is None else max(0.0, job.budget.hours * 3600.0 - used),

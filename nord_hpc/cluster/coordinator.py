@@ -184,7 +184,7 @@ class Coordinator:
                     new.append(step)
             elif step.number not in history.entries:
                 new.append(step)
-            elif history.entries[step.number].outcome is None:
+            elif history.entries[step.number].outcome is None and step.runs:
                 self._wait_or_give_up(step, reason="its ranks were lost", at=at)
         self._take_note(new, at=at)
 
@@ -337,8 +337,12 @@ class Coordinator:
                 continue
             self._record_committed(told, at=at)
             fields = {"trial": trial_to_json(step), "after": self._n_committed}
+            if step.imported is not None:
+                imported = self.scheduler.ledger.known_outcome(step)
+                assert imported is not None
+                fields["outcome"] = outcome_to_json(imported)
             self._record({"kind": "proposed", **fields}, at=at)
-            if step.infeasible is None:
+            if step.runs:
                 self._wait(step)
         self._record_committed(told, at=at)
 
@@ -352,6 +356,8 @@ class Coordinator:
     def _rank_by_score(self, finished: FinishedTrial) -> None:
         self._attempts.pop(finished.trial.number, None)
         self._lost.pop(finished.trial.number, None)
+        if not finished.trial.runs:
+            return  # there are no weights of its own
         dropped = self.best.add(finished)
         if dropped is not None:
             self._actions.append(DropWeights(dropped))

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from nord_hpc.errors import TrialFailed
-from nord_hpc.interfaces import Control, Gang
+from nord_hpc.interfaces import NO_SETTINGS, Control, Gang
 from nord_hpc.job import Job, Settings
 from nord_hpc.trial import Examination, Fidelity, Json, Outcome, Trial, TrialState
 
@@ -68,7 +69,9 @@ class SyntheticEvaluator:
     def describe(self) -> str:
         return "synthetic: nothing is trained"
 
-    def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
+    def examine(
+        self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json] = NO_SETTINGS
+    ) -> Examination:
         seconds = self._predicted_seconds(descriptor.canonical_hash(), fidelity, mean=self._options.seconds)
         if self._options.seconds == 0:
             seconds = self._predicted_seconds(descriptor.canonical_hash(), fidelity, mean=NULL_MICROSECONDS / 1e6)

@@ -5,10 +5,12 @@ The master examines candidates with it, by integer arithmetic and without torch;
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +20,10 @@ from nord_hpc import seeding
 from nord_hpc.builder.heads import Head
 from nord_hpc.builder.plan import NetworkPlan, plan
 from nord_hpc.data_parallel.single import SingleGang
-from nord_hpc.datasets.dataset import Dataset, make_source, open_dataset
+from nord_hpc.datasets.dataset import Dataset, DatasetInfo, make_source, open_dataset
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import BadInput, Infeasible, StoreError
-from nord_hpc.interfaces import Control, DataParallel, Gang
+from nord_hpc.interfaces import NO_SETTINGS, Control, DataParallel, Gang
 from nord_hpc.job import Job, Settings
 from nord_hpc.training import checks, metrics
 from nord_hpc.training.batches import MIN_SHARD_SAMPLES, plan_batches
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 BYTES_PER_VALUE = 4
+CHECKPOINT_SECONDS = 2.0
+"""Predicted seconds of an epoch from which on the state of a training is saved after each."""
 EXACT_SHARDS = 8
 """Shards up to which `reduction: auto` is exact on CPUs, and so needs a gradient for each."""
 
@@ -50,7 +54,8 @@ class HeadOptions(Settings):
         batch_norm: whether batch normalization stands between the two.
         dropout: probability, before each dense layer.
         features: `pooled` averages maps to one value a channel, `flattened` takes all values; `auto` flattens maps of
-            up to 64 positions.
+            up to 64 positions. `positions` gives outputs at each position, as language modelling always has.
+        tied: whether the last dense layer has the weight of the network's embedding; for language modelling.
     """
 
     kind: Literal["dense", "none"] = "dense"
@@ -58,7 +63,8 @@ class HeadOptions(Settings):
     activation: str = "ReLU"
     batch_norm: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    features: Literal["auto", "pooled", "flattened"] = "auto"
+    features: Literal["auto", "pooled", "flattened", "positions"] = "auto"
+    tied: bool = False
 
 
 class TrainingEvaluator:
@@ -80,11 +86,13 @@ class TrainingEvaluator:
             head: behind the descriptor's last layer.
             size_policy: to which size maps are scaled where they meet.
             digests: whether the learning curve carries the digest of the weights after every epoch.
+            clip_norm: norm that the gradient of a step is scaled down to where it is larger; None never does.
         """
 
         head: HeadOptions = HeadOptions()
         size_policy: Literal["smallest", "largest"] | int | tuple[int, ...] = "smallest"
         digests: bool = False
+        clip_norm: float | None = Field(default=None, gt=0)
 
     def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:
         checks.check_job(job)
@@ -93,7 +101,7 @@ class TrainingEvaluator:
         self._job = job
         self._folder = folder
         self._weights_folder = weights_folder
-        self._head = Head(**options.head.model_dump())
+        self._head = Head(**options.head.model_dump(exclude={"tied"}))
         self._opened: dict[str, Dataset] = {}
         self._data: TrainingData | None = None
 
@@ -111,12 +119,15 @@ class TrainingEvaluator:
     def describe(self) -> str:
         info = self.dataset.info
         return (
-            f"{info.name}: {info.n_train} training, {info.n_validation} validation and {info.n_test} test samples; "
+            f"{info.name}: {info.n_train} training, {info.n_validation} validation and {info.n_test} test "
+            f"{'windows of ' + str(info.input_shape[1]) + ' tokens' if _is_sequence(info) else 'samples'}; "
             f"storage {info.storage}: {info.storage_reason}"
         )
 
-    def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
-        job, info = self._job, self.dataset.info
+    def examine(
+        self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json] = NO_SETTINGS
+    ) -> Examination:
+        job, info = self._job.with_settings(settings) if settings else self._job, self.dataset.info
         network_plan = self._plan(descriptor)
         batches = plan_batches(
             n_train=info.n_train,
@@ -124,7 +135,7 @@ class TrainingEvaluator:
             batch_size=job.training.batch_size,
             shards=job.resources.shards,
         )
-        memory_bytes = self._memory_bytes(network_plan)
+        memory_bytes = self._memory_bytes(network_plan, job)
         if memory_bytes > job.limits.memory_gib * GIB:
             raise Infeasible(
                 f"the network needs about {memory_bytes / GIB:.2f} GiB to train, more than limits.memory_gib "
@@ -148,8 +159,10 @@ class TrainingEvaluator:
             network, result, how = self._train(trial, data_parallel=data_parallel, control=control)
             fitness = result.metrics[self._job.objective.metric]
             score = fitness if self._job.objective.direction == "maximize" else -fitness
-            if gang.rank == 0 and (keep_above is None or score >= keep_above):
-                self._save(network, trial)
+            if gang.rank == 0:
+                if keep_above is None or score >= keep_above:
+                    self._save(network, trial)
+                self._drop_states(trial)
         return Outcome(
             TrialState.COMPLETED,
             fitness=fitness,
@@ -168,7 +181,7 @@ class TrainingEvaluator:
     def test(self, trial: Trial, *, control: Control) -> dict[str, Json]:
         """See `Evaluator.test`. Weights that are missing or damaged are trained again, with the trial's seed."""
         from nord_hpc.training import weights
-        from nord_hpc.training.data import Part
+        from nord_hpc.training.data import scored_part
         from nord_hpc.training.device import resolve_precision
         from nord_hpc.training.scoring import score
         from nord_hpc.training.trainer import autocast_of
@@ -185,7 +198,7 @@ class TrainingEvaluator:
             self._save(network, trial)
             retrained = True
         dataset = self._open(device.type)
-        part = Part(dataset.test, dataset.info, device=device)
+        part = scored_part(dataset.test, dataset.info, device=device)
         values = score(
             network,
             part,
@@ -196,7 +209,7 @@ class TrainingEvaluator:
             control=control,
             when="on the test part",
         )
-        return {**values, "n_samples": len(part), "retrained": retrained}
+        return {**values, "n_samples": dataset.info.n_test, "retrained": retrained}
 
     def _train(
         self, trial: Trial, *, data_parallel: DataParallel, control: Control
@@ -205,7 +218,7 @@ class TrainingEvaluator:
         from nord_hpc.training.device import resolve_precision, resolve_reduction
         from nord_hpc.training.trainer import Given, train
 
-        job = self._job
+        job = self._job.with_settings(trial.settings) if trial.settings else self._job
         device = self._prepare()
         reduction = resolve_reduction(
             job.resources.reduction,
@@ -226,8 +239,9 @@ class TrainingEvaluator:
             precision=precision,
             data_parallel=data_parallel,
             control=control,
-            given=Given(metrics=self._metrics()),
+            given=Given(metrics=self._metrics(), clip_norm=self._options.clip_norm),
             digests=self._options.digests,
+            checkpoint=self._checkpoint(trial, leads=data_parallel.rank == 0),
         )
         how: dict[str, Json] = {
             "backend": data_parallel.name,
@@ -260,30 +274,39 @@ class TrainingEvaluator:
 
     def _plan(self, descriptor: NeuralDescriptor) -> NetworkPlan:
         info = self.dataset.info
-        return plan(
+        head = self._head
+        if _is_sequence(info):
+            head = dataclasses.replace(head, features="positions", tied=self._options.head.tied)
+        made = plan(
             descriptor,
             input_shape=info.input_shape,
             n_outputs=info.n_outputs,
-            head=self._head,
+            head=head,
             size_policy=self._options.size_policy,
             folder=self._folder,
         )
+        if _is_sequence(info) and made.steps[0].kind != "Embedding":
+            first = made.steps[0]
+            raise Infeasible(
+                f"layer {first.layer!r} ({first.kind}) gets tokens: a network for text begins with an Embedding",
+                layer=first.layer,
+            )
+        return made
 
-    def _memory_bytes(self, network_plan: NetworkPlan) -> int:
+    def _memory_bytes(self, network_plan: NetworkPlan, job: Job) -> int:
         """Estimated peak of one rank; a function of the job alone, not of the ranks or the device at hand."""
-        resources = self._job.resources
+        resources = job.resources
         exact = resources.reduction == "exact" or (
-            resources.reduction == "auto"
-            and resources.shards <= EXACT_SHARDS
-            and not self._job.training.sync_batch_norm
+            resources.reduction == "auto" and resources.shards <= EXACT_SHARDS and not job.training.sync_batch_norm
         )
         parts = resources.shards if exact else resources.gang
-        training = network_plan.memory_bytes(self._job.training.batch_size // parts)
+        training = network_plan.memory_bytes(job.training.batch_size // parts)
         if exact and resources.shards > 1:
             training += resources.shards * network_plan.n_parameters * BYTES_PER_VALUE
         # Scoring keeps no results for a backward pass, but has more samples at once.
         largest = max(math.prod(step.input_shape) + math.prod(step.output_shape) for step in network_plan.steps)
-        scoring = network_plan.memory_bytes(0) + largest * self._job.training.validation_batch_size * BYTES_PER_VALUE
+        at_once = min(job.training.validation_batch_size, self.dataset.info.n_scored_at_once)
+        scoring = network_plan.memory_bytes(0) + largest * at_once * BYTES_PER_VALUE
         return max(training, scoring)
 
     def _open(self, device_type: str) -> Dataset:
@@ -302,7 +325,7 @@ class TrainingEvaluator:
         return dataset
 
     def _training_data(self, device: torch.device) -> TrainingData:
-        from nord_hpc.training.data import Part
+        from nord_hpc.training.data import Part, scored_part
         from nord_hpc.training.trainer import TrainingData
 
         if self._data is None:
@@ -311,9 +334,37 @@ class TrainingEvaluator:
             self._data = TrainingData(
                 dataset.info,
                 train=Part(dataset.train, dataset.info, device=device),
-                validation=Part(dataset.validation, dataset.info, device=device),
+                validation=scored_part(dataset.validation, dataset.info, device=device),
             )
         return self._data
+
+    def _checkpoint(self, trial: Trial, *, leads: bool) -> Path | None:
+        """The file that keeps the state of this training between epochs; None where starting anew costs little.
+
+        A trial that continues another begins with that one's state. Where it is missing, it is trained from its
+        beginning with the same seed, which gives the same.
+        """
+        seconds_an_epoch = trial.cost / 1e6 / max(1, trial.fidelity.epochs)
+        if not (trial.keeps_state or trial.continues is not None or seconds_an_epoch >= CHECKPOINT_SECONDS):
+            return None
+        from nord_hpc.training.weights import write_whole
+
+        path = self._state_path(trial.number)
+        if leads and trial.continues is not None and not path.exists():
+            base = self._state_path(trial.continues)
+            if base.exists():
+                write_whole(path, base.read_bytes())
+        return path
+
+    def _drop_states(self, trial: Trial) -> None:
+        """A state that nobody can go on from any more is removed."""
+        if not trial.keeps_state:
+            self._state_path(trial.number).unlink(missing_ok=True)
+        if trial.continues is not None:
+            self._state_path(trial.continues).unlink(missing_ok=True)
+
+    def _state_path(self, number: int) -> Path:
+        return self._weights_folder / f"state-{number}.safetensors"
 
     def _metrics(self) -> list[Any]:
         """What is measured: all metrics of the data's task, the objective in any case."""
@@ -327,6 +378,10 @@ class TrainingEvaluator:
         from nord_hpc.training import weights
 
         weights.save(network, self._weights_path(trial), metadata=_metadata(trial))
+
+
+def _is_sequence(info: DatasetInfo) -> bool:
+    return info.task == "language_modelling"
 
 
 def _metadata(trial: Trial) -> dict[str, str]:

@@ -16,7 +16,7 @@ Written by the coordinator; read by a resume and by everything that lists, repor
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nord_hpc.trial import (
@@ -49,7 +49,20 @@ def trial_to_json(trial: Trial) -> dict[str, Json]:
         "virtual_start": trial.virtual_start,
         "virtual_finish": trial.virtual_finish,
         "infeasible": trial.infeasible,
+        **_rare_fields(trial),
     }
+
+
+def _rare_fields(trial: Trial) -> dict[str, Json]:
+    """What most trials do not have, and then does not stand in their record."""
+    fields: dict[str, Json] = {
+        "settings": dict(trial.settings) or None,
+        "continues": trial.continues,
+        "keeps_state": trial.keeps_state or None,
+        "reuses": trial.reuses,
+        "imported": trial.imported,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def trial_from_json(data: dict[str, Json]) -> Trial:
@@ -90,6 +103,11 @@ def outcome_from_json(data: dict[str, Json]) -> Outcome:
 def infeasible_outcome(trial: Trial) -> Outcome:
     """The outcome of a trial that was never started."""
     return Outcome(state=TrialState.INFEASIBLE, reason=trial.infeasible)
+
+
+def reused_outcome(trial: Trial, outcome: Outcome) -> Outcome:
+    """The outcome that a trial takes over from an equal one: the same, marked, at no time."""
+    return replace(outcome, seconds=0.0, provenance={**outcome.provenance, "reused_from": trial.reuses})
 
 
 @dataclass(slots=True)
@@ -231,6 +249,8 @@ class History:
         entry = Entry(trial=trial, after=record["after"])
         if trial.infeasible is not None:
             entry.outcome = infeasible_outcome(trial)
+        elif "outcome" in record:
+            entry.outcome = outcome_from_json(record["outcome"])
         self.entries[trial.number] = entry
 
     def _add_started(self, record: dict[str, Any]) -> None:
@@ -248,7 +268,12 @@ class History:
 
     def _add_committed(self, record: dict[str, Any]) -> None:
         for number in record["numbers"]:
-            self.entries[number].commit = len(self.commit_order)
+            entry = self.entries[number]
+            if entry.trial.reuses is not None:
+                twin = self.entries[entry.trial.reuses].outcome
+                assert twin is not None
+                entry.outcome = reused_outcome(entry.trial, twin)
+            entry.commit = len(self.commit_order)
             self.commit_order.append(number)
 
     def _add_lost(self, record: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ class RunFolder:
         self.job_file = path / "job.yaml"
         self.journal_file = path / "journal"
         self.snapshot_file = path / "search.h5"
+        self.first_candidates_file = path / "first_candidates.json"
         self.report_file = path / "report.html"
         self.code = path / "code"
         self.weights = path / "weights"

@@ -25,7 +25,7 @@ from nord_hpc.trial import Json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SHARE_OF_TIME = 0.01
 SHORTEST_INTERVAL_SECONDS = 10.0
 FIRST_GUESS_SECONDS_PER_TRIAL = 2e-4
@@ -40,6 +40,8 @@ NUMBERS: dict[str, type] = {
     "cost": np.int64,
     "virtual_start": np.int64,
     "virtual_finish": np.int64,
+    "continues": np.int64,
+    "reuses": np.int64,
     "fitness": np.float64,
     "seconds": np.float64,
     "started_seconds": np.float64,
@@ -47,8 +49,8 @@ NUMBERS: dict[str, type] = {
 }
 """Columns of numbers; missing ones are -1 among integers and NaN among floats."""
 
-TEXTS = ("state", "descriptor_hash", "failure", "reason", "host")
-AS_JSON = ("parents", "ranks", "fidelity", "metrics", "provenance", "genotype", "descriptor")
+TEXTS = ("state", "descriptor_hash", "failure", "reason", "host", "imported")
+AS_JSON = ("parents", "ranks", "fidelity", "metrics", "provenance", "settings", "genotype", "descriptor")
 
 
 class Snapshots:

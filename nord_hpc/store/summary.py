@@ -86,6 +86,10 @@ def _row(entry: Entry, began: float) -> dict[str, Json]:
         "host": outcome.host if outcome else None,
         "metrics": dict(outcome.metrics) if outcome else {},
         "provenance": dict(outcome.provenance) if outcome else {},
+        "settings": dict(trial.settings),
+        "continues": trial.continues,
+        "reuses": trial.reuses,
+        "imported": trial.imported,
         "genotype": trial.genotype,
         "descriptor": trial.descriptor,
     }

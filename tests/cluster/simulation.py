@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nord_hpc import job as jobs
 from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.first_candidates import FirstCandidate
 from nord_hpc.cluster.master import MasterMeter, run_master
-from nord_hpc.cluster.scheduler import TrialMaker, make_scheduler
+from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_simulated import (
     Faults,
     SimulatedCrash,
@@ -20,12 +22,14 @@ from nord_hpc.cluster.transport_simulated import (
     SimulatedTransport,
     failed,
 )
+from nord_hpc.cluster.trial_maker import TrialMaker
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import Infeasible
+from nord_hpc.interfaces import NO_SETTINGS
 from nord_hpc.job import Job
 from nord_hpc.seeding import derived_seed
 from nord_hpc.store.history import History
-from nord_hpc.trial import Examination, Fidelity, FinishedTrial, Outcome, Trial, TrialState
+from nord_hpc.trial import Examination, Fidelity, FinishedTrial, Json, Outcome, Trial, TrialState
 
 MAX_LIVES = 200
 
@@ -79,7 +83,9 @@ class Choosy:
     def __init__(self, evaluator: Any) -> None:
         self._evaluator = evaluator
 
-    def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
+    def examine(
+        self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json] = NO_SETTINGS
+    ) -> Examination:
         if int(descriptor.canonical_hash()[:8], 16) % 9 == 0:
             raise Infeasible("this network is one of the ninth part")
         examination: Examination = self._evaluator.examine(descriptor, fidelity)
@@ -93,7 +99,9 @@ def candidate_outcome(trial: Trial) -> Outcome:
     return Outcome(state=TrialState.COMPLETED, fitness=(trial.seed % 9973) / 9973, seconds=1.0)
 
 
-def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = None) -> Simulation:
+def simulate(
+    job: Job, *, seed: int, n_workers: int, faults: Faults | None = None, first: Sequence[FirstCandidate] = ()
+) -> Simulation:
     """Run a search to its end, resuming after each crash or interruption of the master."""
     rng = random.Random(seed)
     faults = faults or Faults()
@@ -108,7 +116,7 @@ def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = Non
         result.told.append(told)
         ended = None
         with contextlib.suppress(SimulatedCrash):
-            ended = _one_life(job, journal, transport, told)
+            ended = _one_life(job, journal, transport, told, first)
         result.started += transport.started
         durable, now = journal.whole(), transport.now()
         if ended is not None:
@@ -121,9 +129,16 @@ def simulate(job: Job, *, seed: int, n_workers: int, faults: Faults | None = Non
     return result
 
 
-def _one_life(job: Job, journal: SimulatedJournal, transport: SimulatedTransport, told: list[int]) -> Any:
+def _one_life(
+    job: Job,
+    journal: SimulatedJournal,
+    transport: SimulatedTransport,
+    told: list[int],
+    first: Sequence[FirstCandidate],
+) -> Any:
     history = History(journal.records)
-    coordinator = make_coordinator(job, told=told, epoch=len(history.lives) + 1, ranks=transport.worker_ranks())
+    epoch, ranks = len(history.lives) + 1, transport.worker_ranks()
+    coordinator = make_coordinator(job, told=told, epoch=epoch, ranks=ranks, first=first)
     record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}, "evaluated_on": ""}
     journal.append({**record, "at": transport.now()})
     coordinator.restore(history, None, at=transport.now())
@@ -137,7 +152,9 @@ def _one_life(job: Job, journal: SimulatedJournal, transport: SimulatedTransport
     )
 
 
-def make_coordinator(job: Job, *, told: list[int], epoch: int, ranks: tuple[int, ...]) -> Coordinator:
+def make_coordinator(
+    job: Job, *, told: list[int], epoch: int, ranks: tuple[int, ...], first: Sequence[FirstCandidate] = ()
+) -> Coordinator:
     evaluator_class, evaluator_options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
     evaluator = evaluator_class(evaluator_options, job=job, folder=job.folder, weights_folder=job.folder)
     space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
@@ -145,8 +162,9 @@ def make_coordinator(job: Job, *, told: list[int], epoch: int, ranks: tuple[int,
     strategy_class, options = jobs.options_of("strategy", job.strategy, folder=job.folder)
     seed = derived_seed(job.seed, "strategy")
     strategy = strategy_class(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
-    maker = TrialMaker(job, space=space, evaluator=Choosy(evaluator))  # type: ignore[arg-type]
-    scheduler = make_scheduler(job, strategy=Recording(strategy, told), maker=maker)
+    continues = bool(getattr(strategy, "continues_trials", False))
+    maker = TrialMaker(job, space=space, evaluator=Choosy(evaluator), keeps_states=continues)  # type: ignore[arg-type]
+    scheduler = make_scheduler(job, strategy=Recording(strategy, told), maker=maker, first=first)
     return Coordinator(job, scheduler=scheduler, epoch=epoch, ranks=ranks, seconds_left=None)
 
 
@@ -156,7 +174,9 @@ def check_invariants(job: Job, result: Simulation) -> None:
     assert history.state == "finished"
     states = Counter(entry.state for entry in history.entries.values())
     assert set(states) <= {"completed", "failed", "infeasible"}, states
-    assert states["completed"] + states["failed"] == job.budget.trials
+    if job.budget.trials is not None:
+        counted = [e for e in history.entries.values() if e.trial.infeasible is None and e.trial.imported is None]
+        assert len(counted) == job.budget.trials
     assert sorted(history.commit_order) == sorted(history.entries)
     assert sorted(history.entries) == list(range(len(history.entries)))
     for told in result.told:
@@ -164,4 +184,4 @@ def check_invariants(job: Job, result: Simulation) -> None:
     assert result.told[-1] == history.commit_order, "the last life was not told the recorded history"
     for number, entry in history.entries.items():
         finished = [attempt for attempt in entry.attempts if attempt.finished_at is not None]
-        assert len(finished) == (0 if entry.trial.infeasible is not None else 1), f"trial {number}"
+        assert len(finished) == (1 if entry.trial.runs else 0), f"trial {number}"

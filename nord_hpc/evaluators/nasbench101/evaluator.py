@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import BadInput, Infeasible
 from nord_hpc.evaluators.nasbench101.table import Run, Table, open_table
-from nord_hpc.interfaces import Control, Gang
+from nord_hpc.interfaces import NO_SETTINGS, Control, Gang
 from nord_hpc.job import Job, Settings
 from nord_hpc.nasbench101.descriptors import spec_of
 from nord_hpc.seeding import derived_seed
@@ -69,7 +70,9 @@ class NasBench101Evaluator:
                 f"set one of {_listed(self._table.budgets)}"
             )
 
-    def examine(self, descriptor: NeuralDescriptor, fidelity: Fidelity) -> Examination:
+    def examine(
+        self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json] = NO_SETTINGS
+    ) -> Examination:
         cell = self._cell(descriptor.canonical_hash(), descriptor)
         runs = self._runs(cell, fidelity)
         n_parameters = self._table.n_parameters(cell)
