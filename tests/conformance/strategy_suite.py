@@ -71,6 +71,7 @@ def finish(proposal: Proposal, number: int, state: TrialState, score: float | No
         descriptor_hash=text_of(proposal.genotype),
         fidelity=proposal.fidelity or FULL,
         seed=number,
+        continues=proposal.continues,
     )
     if state is TrialState.COMPLETED:
         return FinishedTrial(trial, Outcome(state, fitness=score), score)
@@ -127,7 +128,8 @@ class Driver:
 
 
 def proposal_text(proposal: Proposal) -> str:
-    return text_of([proposal.genotype, list(proposal.parents), proposal.fidelity and proposal.fidelity.to_json()])
+    fidelity = proposal.fidelity and proposal.fidelity.to_json()
+    return text_of([proposal.genotype, list(proposal.parents), fidelity, proposal.continues])
 
 
 def schedule(seed: int, n_events: int, *, most_outstanding: int = 12) -> Iterator[int]:
@@ -292,6 +294,38 @@ class StrategySuite:
                         assert driver.outstanding, "it waits, and nothing is being evaluated"
 
         for_seeds(check, examples=10)
+
+    def test_trials_that_it_never_asked_for_count_like_its_own(self, variant: str, space: Any) -> None:
+        """As first candidates are told, from files or an earlier search; some of them failed."""
+        rng = generator(11)
+        foreign = [evaluate(Proposal(space.sample(rng)), 5000 + k, bad_share=0.3) for k in range(30)]
+
+        def lines() -> list[str]:
+            driver = Driver(self.make(variant, space))
+            for finished in foreign:
+                driver.told[finished.trial.number] = finished
+                driver.strategy.tell(finished)
+            driver.strategy = self.copy(driver.strategy, variant, space)
+            for event in schedule(12, 200):
+                driver.step(event)
+            assert driver.proposals or isinstance(driver.answers[-1], Done)
+            for proposal in driver.proposals:
+                assert space.contains(proposal.genotype)
+                assert all(driver.told[parent].score is not None for parent in proposal.parents)
+            return driver.lines()
+
+        assert lines() == lines()
+
+    def test_a_dropped_proposal_may_be_followed_by_another_of_its_number(self, variant: str, space: Any) -> None:
+        """As at the end of a simulated budget; the dropped one is never told."""
+        driver = Driver(self.make(variant, space))
+        for event in schedule(13, 120):
+            if event == ASK and not isinstance(driver.strategy.ask(len(driver.proposals)), Proposal):
+                continue
+            driver.step(event)
+        while driver.outstanding:
+            driver.tell()
+        assert driver.ask() or isinstance(driver.answers[-1], (Done, Wait))
 
     def test_independent_asks_are_the_same_early_and_late(self, variant: str, space: Any) -> None:
         """Asks that are promised to be independent give the same proposals, and leave the same state, before and
