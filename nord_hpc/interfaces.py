@@ -223,6 +223,14 @@ class Evaluator(Protocol):
         """Metrics of a completed trial on the test part, from its kept weights; on one rank, once, after the search."""
 
 
+class HasData(Protocol):
+    """An evaluator that candidates are trained or scored on the user's data by."""
+
+    def data(self) -> dict[str, Json]:
+        """What is known of the data, kept with the run: shapes, the class index of each label, what was left out, and
+        as "fingerprint" a digest of all samples and targets, by which a resume sees that they are still the same."""
+
+
 class Transport(Protocol):
     """How the master reaches its workers. Never blocks for longer than it is told; ranks are numbered from 1."""
 
@@ -233,6 +241,9 @@ class Transport(Protocol):
 
     def send(self, rank: int, message: Any) -> None:
         """Hand over a message; returns at once. Messages to one rank arrive in order."""
+
+    def expel(self, rank: int) -> None:
+        """End the process of a rank that does not answer any more, as far as this can be done from here."""
 
     def receive(self, timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """The (rank, message) pairs that have arrived; waits at most `timeout_seconds` for the first."""

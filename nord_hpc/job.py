@@ -14,6 +14,9 @@ from nord_hpc import registry
 from nord_hpc.errors import BadInput, Infeasible
 from nord_hpc.trial import Fidelity, Json
 
+MOST_REMEMBERED = 1000
+"""Jobs of candidates that set fields, which take half a millisecond to make."""
+
 
 class Settings(BaseModel):
     """A section of the job file; unknown keys are refused."""
@@ -140,6 +143,10 @@ class ResourceSettings(Settings):
     Attributes:
         shards: logical parts of each batch; part of the trial, as the fitness depends on it.
         gang: ranks that a trial may use, a divisor of shards; fewer are used where fewer exist.
+        spares: workers that wait to take the places of ranks that die, one of them the master's. Needs an MPI that
+            survives deaths.
+        fault_tolerance: `auto` lets the other ranks outlive the death of one where the MPI can do it; `off` leaves
+            every death to a restart.
         backend: between the ranks of a gang; `auto` is horovod if present, else torch_ddp.
         reduction: `exact` adds the shards' gradients in one order, so that the fitness does not depend on the ranks;
             `fast` leaves the sum to the backend. `auto` is exact on CPUs up to 8 shards, else fast.
@@ -149,6 +156,8 @@ class ResourceSettings(Settings):
 
     shards: int = Field(default=1, ge=1)
     gang: int = Field(default=1, ge=1)
+    spares: int = Field(default=0, ge=0)
+    fault_tolerance: Literal["auto", "off"] = "auto"
     backend: str = "auto"
     reduction: Literal["auto", "exact", "fast"] = "auto"
     threads: int = Field(default=1, ge=1)
@@ -296,6 +305,8 @@ class Job(Settings):
         known = self._with_settings.get(key)
         if known is None:
             known = self._replaced(settings)
+            if len(self._with_settings) >= MOST_REMEMBERED:
+                self._with_settings.clear()
             self._with_settings[key] = known
         return known
 

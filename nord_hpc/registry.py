@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
 import zlib
-from importlib.metadata import entry_points
+from functools import reduce
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nord_hpc.errors import BadInput
+from nord_hpc.sources import PLUGIN_PREFIX, loaded_from, running_script
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "space": {
         "conv_graph": "nord_hpc.spaces.conv_graph:ConvGraph",
         "deep_neat": "nord_hpc.spaces.deep_neat:DeepNeat",
+        "hyperparameters": "nord_hpc.spaces.hyperparameters:Hyperparameters",
+        "joint": "nord_hpc.spaces.joint:Joint",
         "nasbench101": "nord_hpc.spaces.nasbench101:NasBench101",
+        "nasnet_cell": "nord_hpc.spaces.nasnet_cell:NasNetCell",
+        "recurrent_cell": "nord_hpc.spaces.recurrent_cell:RecurrentCell",
     },
     "strategy": {
+        "agebo": "nord_hpc.strategies.agebo:AgEBO",
+        "asha": "nord_hpc.strategies.asha:Asha",
+        "bayesian": "nord_hpc.strategies.bayesian:Bayesian",
+        "genetic": "nord_hpc.strategies.genetic:Genetic",
+        "mo_asha": "nord_hpc.strategies.mo_asha:MoAsha",
+        "nsga2": "nord_hpc.strategies.nsga2:NSGA2",
         "random_search": "nord_hpc.strategies.random_search:RandomSearch",
         "regularized_evolution": "nord_hpc.strategies.regularized_evolution:RegularizedEvolution",
+        "screened": "nord_hpc.strategies.screened:Screened",
     },
     "dataset": {
         "activity_recognition": "nord_hpc.datasets.activity_recognition:ActivityRecognition",
@@ -30,11 +45,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "digits": "nord_hpc.datasets.digits:Digits",
         "fashion_mnist": "nord_hpc.datasets.fashion_mnist:FashionMnist",
         "image_folder": "nord_hpc.datasets.image_folder:ImageFolder",
+        "text": "nord_hpc.datasets.text:Text",
     },
     "evaluator": {
         "nasbench101": "nord_hpc.evaluators.nasbench101:NasBench101Evaluator",
         "synthetic": "nord_hpc.evaluators.synthetic:SyntheticEvaluator",
         "training": "nord_hpc.evaluators.training_evaluator:TrainingEvaluator",
+        "zero_cost": "nord_hpc.evaluators.zero_cost:ZeroCostEvaluator",
     },
     "backend": {
         "horovod": "nord_hpc.data_parallel.horovod:HorovodBackend",
@@ -48,9 +65,15 @@ Packages add to a kind by an entry point in the group "nord_hpc.KIND"; users by 
 """
 
 
+@functools.cache
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    """What installed packages add to a kind; to look for it takes milliseconds."""
+    return {point.name: point for point in entry_points(group=f"nord_hpc.{kind}")}
+
+
 def names(kind: str) -> list[str]:
     """The names that may stand in a job file, without those of plug-in files."""
-    return sorted({*BUILT_IN[kind], *(point.name for point in entry_points(group=f"nord_hpc.{kind}"))})
+    return sorted({*BUILT_IN[kind], *_installed(kind)})
 
 
 def plugin_file(name: str) -> str | None:
@@ -74,32 +97,61 @@ def resolve(kind: str, name: str, *, folder: Path) -> Any:
     if target is not None:
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
-    for point in entry_points(group=f"nord_hpc.{kind}"):
-        if point.name == name:
-            return point.load()
+    installed = _installed(kind).get(name)
+    if installed is not None:
+        return installed.load()
     known = names(kind)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise BadInput(f"unknown {kind} {name!r}: {hint}set one of {', '.join(known)}, or FILE.py:CLASS")
 
 
-def _from_file(kind: str, name: str, *, folder: Path) -> Any:
-    file, _, attribute = name.rpartition(":")
+def import_file(what: str, file: str, *, folder: Path) -> ModuleType:
+    """The module of a plug-in file, imported by its path unless it, or a copy of it, is there already.
+
+    The start script is found by its name from everywhere, as its classes are named by its name alone.
+
+    Args:
+        what: asks for it, for messages.
+
+    Raises:
+        BadInput: there is no such file, or it cannot be imported.
+    """
     path = (folder / file).resolve()
     if not path.is_file():
-        raise BadInput(f"{kind} {name!r}: there is no file {path}")
-    module_name = f"nord_hpc_plugin_{path.stem}_{zlib.crc32(str(path).encode()):x}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[module_name]
-            raise BadInput(f"{kind} {name!r}: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(module, attribute):
-        raise BadInput(f"{kind} {name!r}: {path} defines no {attribute}")
-    return getattr(module, attribute)
+        script = running_script()
+        if script is None or script.name != path.name:
+            raise BadInput(f"{what}: there is no file {path}")
+        path = script
+    module_name = f"{PLUGIN_PREFIX}{path.stem}_{zlib.crc32(str(path).encode()):x}"
+    if module_name not in sys.modules:
+        sys.modules[module_name] = loaded_from(path) or _imported(what, module_name, path)
+    return sys.modules[module_name]
+
+
+def _from_file(kind: str, name: str, *, folder: Path) -> Any:
+    file, _, attribute = name.rpartition(":")
+    module = import_file(f"{kind} {name!r}", file, folder=folder)
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        raise BadInput(f"{kind} {name!r}: {(folder / file).resolve()} defines no {attribute}") from None
+
+
+def _imported(what: str, module_name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    # The other files that the user has declared stand beside it, and may be imported by it.
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        if isinstance(error, BadInput) or not isinstance(error, Exception):
+            raise
+        raise BadInput(f"{what}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -18,6 +18,7 @@ from nord_hpc import __version__
 from nord_hpc import job as jobs
 from nord_hpc.cli import wiring
 from nord_hpc.cli.progress import ProgressView, print_result
+from nord_hpc.cli.retrain import retrain
 from nord_hpc.cluster import launch
 from nord_hpc.errors import BadInput, StoreError
 from nord_hpc.job import Job
@@ -196,6 +197,9 @@ def doctor(
         Console().print(examination.render(found))
 
 
+app.command()(retrain)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -217,9 +221,10 @@ def _run_in_world(
     prepare: wiring.Prepare, *, ranks: int | None = None, accept_changes: bool = False, shows: bool = True
 ) -> int:
     """Be one rank of the world that a launcher started."""
-    from nord_hpc.cluster.transport_mpi import World
+    with launch.bounded_start():
+        from nord_hpc.cluster.transport_mpi import World
 
-    world = World()
+        world = World()
     view: list[ProgressView] = []
 
     def prepare_and_show(n_workers: int) -> RunFolder:
@@ -258,13 +263,22 @@ def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False)
     view = ProgressView(folder, console)
     options = ["--accept-changes"] if accept_changes else []
     program = [sys.executable, "-m", "nord_hpc", "rank", str(folder.path), *options]
-    command = launch.mpirun_command(n_ranks, program)
+    mpirun = launch.find_mpirun()
+    survives = job.resources.fault_tolerance == "auto" and launch.can_survive_deaths(mpirun)[0]
+    command = launch.mpirun_command(n_ranks, program, mpirun=mpirun, survives=survives)
     wiring.on_stop_signals(supervisor.request_stop)
     fruitless = 0
     try:
         while True:
             finished = _n_finished(folder)
-            result = supervisor.run(command, threads=job.resources.threads, on_wait=view.update)
+            n_lives = len(folder.history().lives)
+            result = supervisor.run(
+                command,
+                threads=job.resources.threads,
+                on_wait=view.update,
+                is_up=lambda before=n_lives: view.n_lives > before,  # type: ignore[misc]
+                is_over=lambda before=n_lives: view.n_lives > before and view.over,  # type: ignore[misc]
+            )
             state = folder.history().state
             if state != "running" or result.stopped or result.exit_code == wiring.BAD_INPUT:
                 break

@@ -10,9 +10,7 @@ import json
 import os
 import platform
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +25,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nord_hpc import __version__
+from nord_hpc.cluster import launch
+from nord_hpc.cluster.probing import one_line, probe
 from nord_hpc.data_parallel.build_horovod import cores_granted
 from nord_hpc.trial import Json
 
-PROBE_SECONDS = 20
 N_FSYNCS = 21
 SLOW_FSYNC_MILLISECONDS = 20.0
 LITTLE_MEMORY_GIB = 2.0
@@ -55,13 +54,6 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 line = MPI.Get_library_version().splitlines()[0].rstrip(chr(0)).strip()
 print(json.dumps({"version": line.split(", package")[0], "library": line, "mpi4py": mpi4py.__version__}))
-"""
-_FAULT_TOLERANCE_PROBE = """
-from mpi4py import MPI
-world = MPI.COMM_WORLD
-world.Set_errhandler(MPI.ERRORS_RETURN)
-failed, acknowledged = world.Get_failed(), world.Ack_failed()
-print("failed", failed.Get_size(), "acknowledged", acknowledged, "revoked", world.Is_revoked())
 """
 _HOROVOD_PROBE = """
 import json
@@ -158,7 +150,7 @@ def examine_mpi() -> dict[str, Json]:
     if mpirun is None:
         advice = "put the mpirun of this MPI in PATH; without it a search runs in one process (-n 1)"
         return _part("missing", f"{found['version']}, no mpirun", advice, **facts, fault_tolerance=False)
-    fault_tolerance, why = survives_deaths(mpirun)
+    fault_tolerance, why = launch.can_survive_deaths(Path(mpirun), fresh=True)
     facts.update(fault_tolerance=fault_tolerance, fault_tolerance_reason=why)
     summary = (
         f"{found['version']}, mpi4py {found['mpi4py']}, {mpirun}, fault tolerance: {'yes' if fault_tolerance else 'no'}"
@@ -176,18 +168,6 @@ def find_mpirun() -> str | None:
     """The mpirun of this environment, else the first in PATH."""
     beside = Path(sys.executable).parent / "mpirun"
     return str(beside) if os.access(beside, os.X_OK) else shutil.which("mpirun")
-
-
-def survives_deaths(mpirun: str) -> tuple[bool, str]:
-    """Whether one rank starts under fault tolerance and the functions for it work; with the reason where not."""
-    as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    options = ["--with-ft", "ulfm", *as_root, "--oversubscribe", "--mca", "osc", "^ucx", "-n", "1"]
-    output, why = probe([mpirun, *options, sys.executable, "-c", _FAULT_TOLERANCE_PROBE])
-    if output is None:
-        return False, why
-    if "failed 0 acknowledged 0 revoked False" not in output:
-        return False, f"unexpected answer: {_one_line(output)}"
-    return True, ""
 
 
 def examine_horovod() -> dict[str, Json]:
@@ -349,38 +329,6 @@ def filesystem_type(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -
     return kind
 
 
-def probe(command: list[str], *, seconds: float = PROBE_SECONDS) -> tuple[str | None, str]:
-    """Run a command, with everything it starts, under a time limit.
-
-    Returns:
-        Its output and "", or None and why there is none, in one line.
-    """
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_PREFIXES)}
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environ,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return None, f"{command[0]}: {error.strerror}"
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return None, f"no answer in {seconds:g} s"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if process.returncode:
-        return None, _one_line(errors) or f"exit code {process.returncode}"
-    return output, ""
-
-
 def probe_json(program: str) -> tuple[dict[str, Any] | None, str]:
     """What a Python program prints as its last line, read as JSON. See `probe`."""
     output, why = probe([sys.executable, "-c", program])
@@ -389,18 +337,12 @@ def probe_json(program: str) -> tuple[dict[str, Any] | None, str]:
     try:
         found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        return None, f"unexpected answer: {_one_line(output)}"
+        return None, f"unexpected answer: {one_line(output)}"
     return found, ""
 
 
 def _part(status: Status, summary: str, advice: str = "", **facts: Json) -> dict[str, Json]:
     return {"status": status, "summary": summary, "advice": advice, **facts}
-
-
-def _one_line(text: str) -> str:
-    """The last line that holds anything but rules, such as the message of a traceback."""
-    lines = [line.strip() for line in text.splitlines() if line.strip(" -*=")]
-    return lines[-1][:200] if lines else ""
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -29,22 +29,32 @@ class ProgressView:
         self._job = folder.job()
         self._console = console
         self._seconds = TERMINAL_SECONDS if console.is_terminal else PLAIN_SECONDS
-        self._next = 0.0
+        self._next = self._next_read = 0.0
         self._shown = ""
         self._said = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
+    @property
+    def n_lives(self) -> int:
+        """Lives of the search that have begun, as of the last update."""
+        return len(self._history.lives)
+
+    @property
+    def over(self) -> bool:
+        """Whether the latest life has come to its end, as of the last update."""
+        return bool(self._history.lives) and self._history.state != "running"
+
     def update(self) -> None:
-        """Show what is new, if it is time."""
-        if time.monotonic() < self._next:
+        """Read what is new, and show it if it is time."""
+        if time.monotonic() < self._next_read:
             return
-        self._next = time.monotonic() + self._seconds
+        self._next_read = time.monotonic() + TERMINAL_SECONDS
         for record in self._tail.new_records():
             self._history.add(record)
-        if not self._history.lives:
-            self._next = time.monotonic() + TERMINAL_SECONDS
+        if time.monotonic() < self._next or not self._history.lives:
             return
+        self._next = time.monotonic() + self._seconds
         if not self._said:
             self._said = True
             self._console.print(self._history.lives[-1].evaluated_on, highlight=False, markup=False, soft_wrap=True)
@@ -55,7 +65,7 @@ class ProgressView:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._next = 0.0
+            self._next = self._next_read = 0.0
             self.update()
             self._bar.stop()
             self._bar = None

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from nord_hpc import job as jobs
 from nord_hpc import registry
 from nord_hpc.cli.machine import fingerprint, source_commit
-from nord_hpc.cluster import first_candidates
+from nord_hpc.cluster import first_candidates, launch
 from nord_hpc.cluster.coordinator import Coordinator, End
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.messages import Setup, Stop
+from nord_hpc.cluster.processes import own_process
 from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_inline import InlineTransport
 from nord_hpc.cluster.trial_maker import TrialMaker
@@ -40,7 +41,8 @@ from nord_hpc.store.snapshot import Snapshots
 from nord_hpc.trial import gang_size
 
 if TYPE_CHECKING:
-    from nord_hpc.cluster.transport_mpi import World
+    from nord_hpc.cluster.transport_mpi import MpiTransport, World
+    from nord_hpc.data_parallel import Backend
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +142,18 @@ def check_resumable(folder: RunFolder, job: Job, *, accept_changes: bool) -> Non
         raise BadInput(f"{folder.path}: {error}") from error
 
 
-def connector(job: Job) -> Callable[[Any], DataParallel]:
-    """What opens the job's data-parallel backend for a gang."""
+class Connector:
+    """Opens the job's data-parallel backend for a gang."""
 
-    def connect(gang: Any) -> DataParallel:
-        from nord_hpc.data_parallel import GangPlace, choose
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def prepare(self, size: int) -> None:
+        """Import what a gang of that size needs, which takes seconds the first time."""
+        self._backend(size)
+
+    def __call__(self, gang: Any) -> DataParallel:
+        from nord_hpc.data_parallel import GangPlace
 
         place = GangPlace(
             rank=gang.rank,
@@ -152,9 +161,12 @@ def connector(job: Job) -> Callable[[Any], DataParallel]:
             key=getattr(gang, "key", "inline"),
             communicator=getattr(gang, "communicator", None),
         )
-        return choose(job.resources.backend, size=gang.size, folder=job.folder).open(place)
+        return self._backend(gang.size).open(place)
 
-    return connect
+    def _backend(self, size: int) -> Backend:
+        from nord_hpc.data_parallel import choose
+
+        return choose(self._job.resources.backend, size=size, folder=self._job.folder)
 
 
 def check_gang(job: Job, n_workers: int) -> None:
@@ -164,6 +176,7 @@ def check_gang(job: Job, n_workers: int) -> None:
         BadInput: it does.
     """
     resources = job.resources
+    n_workers = _n_active(job, n_workers)
     size = gang_size(wanted=resources.gang, shards=resources.shards, n_workers=n_workers)
     _advise_virtual_gangs(job, n_workers // size)
     if size == resources.gang:
@@ -200,7 +213,7 @@ def run_inline(folder: RunFolder, *, on_tick: Callable[[], None], accept_changes
     log_to_file(folder.logs / "rank-0.log")
     os.environ.setdefault("OMP_NUM_THREADS", str(job.resources.threads))
     evaluator = make_evaluator(job, folder.weights)
-    transport = InlineTransport(evaluator, connect=connector(job), machine=fingerprint(job), stopped=signals.stopped)
+    transport = InlineTransport(evaluator, connect=Connector(job), machine=fingerprint(job), stopped=signals.stopped)
     return _master(
         folder, job, evaluator, transport, signals=signals, ranks=1, on_tick=on_tick, accept_changes=accept_changes
     )
@@ -226,23 +239,29 @@ def run_ranks(
 def _master_rank(world: World, prepare: Prepare, *, on_tick: Callable[[], None], accept_changes: bool) -> int:
     from nord_hpc.cluster.transport_mpi import MpiTransport
 
-    signals = StopSignals()
     transport = MpiTransport(world)
-    try:
+    signals = StopSignals()
+    with _stops_the_others(world, transport):
         folder = prepare(world.size - 1)
         job = folder.job()
         log_to_file(folder.logs / "rank-0.log")
-        evaluator = make_evaluator(job, folder.weights)
-        code = _master(
+        return _master(
             folder,
             job,
-            evaluator,
+            make_evaluator(job, folder.weights),
             transport,
             signals=signals,
             ranks=world.size,
             on_tick=on_tick,
             accept_changes=accept_changes,
         )
+
+
+@contextlib.contextmanager
+def _stops_the_others(world: World, transport: MpiTransport) -> Iterator[None]:
+    """However the master's side ends, the workers end, too."""
+    try:
+        yield
     except (BadInput, StoreError):
         for rank in transport.worker_ranks():
             transport.send(rank, Setup(0, None))
@@ -250,15 +269,17 @@ def _master_rank(world: World, prepare: Prepare, *, on_tick: Callable[[], None],
         transport.flush(5.0)
         raise
     except Exception:
-        _say_rank(0)
+        _say_rank(world.rank)
+        for rank in transport.worker_ranks():
+            transport.send(rank, Stop(0))
+        transport.flush(1.0)
         world.abort(FAILED)
         raise
     transport.flush(5.0)
-    return code
 
 
 def _worker_rank(world: World) -> int:
-    from nord_hpc.cluster.transport_mpi import MpiWorker
+    from nord_hpc.cluster.transport_mpi import MasterLost, MpiWorker
 
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the master decides what a signal means, and tells
@@ -271,12 +292,43 @@ def _worker_rank(world: World) -> int:
         job = folder.job()
         log_to_file(folder.logs / f"rank-{world.rank}.log")
         evaluator = make_evaluator(job, folder.weights)
-        worker.serve(evaluator, connect=connector(job), machine=fingerprint(job))
+        n_active = _n_active(job, world.size - 1)
+        worker.serve(evaluator, connect=Connector(job), machine=fingerprint(job), n_active=n_active)
+    except MasterLost:
+        worker.expel_master()
+        return _succeed(world, folder, job, evaluator)
     except Exception:
         _say_rank(world.rank)
         world.abort(FAILED)
         raise
     return DONE
+
+
+def _succeed(world: World, folder: RunFolder, job: Job, evaluator: Evaluator) -> int:
+    """Go on as the master, from the journal, after the one before has died."""
+    from nord_hpc.cluster.transport_mpi import MpiTransport
+
+    log.warning("the master has died; rank %d takes its place", world.rank)
+    transport = MpiTransport(world)
+    signals = StopSignals()
+    with _stops_the_others(world, transport):
+        return _master(
+            folder,
+            job,
+            evaluator,
+            transport,
+            signals=signals,
+            ranks=world.size,
+            on_tick=lambda: None,
+            accept_changes=True,  # as far as they were accepted at the start of these ranks
+            takes_over=True,
+            rank=world.rank,
+        )
+
+
+def _n_active(job: Job, n_workers: int) -> int:
+    """Workers that are no spares."""
+    return max(1, n_workers - job.resources.spares)
 
 
 def _master(
@@ -289,13 +341,28 @@ def _master(
     ranks: int,
     on_tick: Callable[[], None],
     accept_changes: bool,
+    takes_over: bool = False,
+    rank: int = 0,
 ) -> int:
-    """Run the master's side to its end; whatever happens, the journal says how it ended."""
+    """Run the master's side to its end; whatever happens, the journal says how it ended.
+
+    Args:
+        ranks: that the launcher started.
+        rank: of this master.
+        takes_over: the master before has died, and what the workers have in hand goes on.
+    """
     with Journal(folder.journal_file) as journal:
         history = History(journal.records)
-        check_unchanged(history, folder, job, accept_changes=accept_changes)
-        coordinator = _make_coordinator(folder, job, evaluator, history, ranks=transport.worker_ranks())
         epoch = len(history.lives) + 1
+        if takes_over and history.state != "running":  # it had come to its end
+            for rank in transport.worker_ranks():
+                transport.send(rank, Setup(epoch, str(folder.path.resolve()), *own_process()))
+                transport.send(rank, Stop(epoch))
+            return DONE if history.state == "finished" else INTERRUPTED
+        check_unchanged(history, folder, job, accept_changes=accept_changes)
+        coordinator = _make_coordinator(
+            folder, job, evaluator, history, ranks=transport.worker_ranks(), n_active=_n_active(job, max(1, ranks - 1))
+        )
         begin = {
             "kind": "run",
             "epoch": epoch,
@@ -306,17 +373,21 @@ def _master(
             "code": folder.code_digests(),
             "commit": source_commit(),
             "evaluated_on": evaluator.describe(),
+            "takeover": takes_over,
+            "master": rank,
         }
         # First what may be refused; nothing is written before it.
         state = snapshot.resume_state(folder.snapshot_file, history)
-        coordinator.restore(history, state, at=transport.now())
+        coordinator.restore(history, state, at=transport.now(), takes_over=takes_over)
+        if hasattr(evaluator, "data"):
+            folder.keep_data(evaluator.data(), accept_changes=accept_changes)
         del history, state
         journal.append({**begin, "at": transport.now()})
         journal.sync()
         meter = MasterMeter()
         try:
             for rank in transport.worker_ranks():
-                transport.send(rank, Setup(epoch, str(folder.path.resolve())))
+                transport.send(rank, Setup(epoch, str(folder.path.resolve()), *own_process()))
             scheduler = coordinator.scheduler
             snapshots = Snapshots(folder, state=scheduler.state_dict, n_trials=lambda: scheduler.ledger.n_proposed)
             end = run_master(
@@ -338,7 +409,13 @@ def _master(
 
 
 def _make_coordinator(
-    folder: RunFolder, job: Job, evaluator: Evaluator, history: History, *, ranks: tuple[int, ...]
+    folder: RunFolder,
+    job: Job,
+    evaluator: Evaluator,
+    history: History,
+    *,
+    ranks: tuple[int, ...],
+    n_active: int | None = None,
 ) -> Coordinator:
     strategy, maker = make_maker(job, evaluator)
     first = first_candidates.load(folder.first_candidates_file)
@@ -349,6 +426,8 @@ def _make_coordinator(
         epoch=len(history.lives) + 1,
         ranks=ranks,
         seconds_left=None if job.budget.hours is None else max(0.0, job.budget.hours * 3600.0 - used),
+        n_active=n_active,
+        fewest_workers=math.ceil((n_active or 1) / 2) if launch.supervised() else 1,
     )
 
 
@@ -404,6 +483,11 @@ def bounded_exit() -> Iterator[Leaving]:
     """After the body, the process ends within `LEAVE_SECONDS`, even if MPI_Finalize or a thread of the user hangs."""
     leaving = Leaving()
     yield leaving
+    if launch.survives_deaths():  # MPI_Finalize may hang after a death, and ranks need not have heard of one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        logging.shutdown()
+        os._exit(leaving.code)
 
     def leave() -> None:
         log.warning("leaving took more than %.0f s; the process ends now", LEAVE_SECONDS)

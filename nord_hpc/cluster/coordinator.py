@@ -20,6 +20,9 @@ from nord_hpc.trial import FailureKind, Fidelity, FinishedTrial, Json, Outcome, 
 HANG_GRACE_SECONDS = 30.0
 """Beyond a trial's own limit, which its ranks check between steps, before they are taken to hang."""
 
+PARTNER_SECONDS = 60.0
+"""For the partners of a rank that died to come back, before they are taken to hang."""
+
 TEST_LIMIT_SECONDS = 1800.0
 STOP_GRACE_SECONDS = 8.0
 """For busy ranks to leave their trials after a stop, before the search ends without them."""
@@ -71,24 +74,39 @@ class DropWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class Expel:
+    """Action: end this rank's process if it still lives; it is lost to the search."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
-    """Action: the search ends here; `state` is finished or interrupted."""
+    """Action: the search ends here; `state` is finished, interrupted, or lost where too few workers are left."""
 
     state: str
     reason: str | None
 
 
-Action = Record | Send | DropWeights | End
+Action = Record | Send | DropWeights | Expel | End
 
 
 @dataclass(slots=True)
 class Running:
-    """An attempt that ranks work on. `silent` are those that have not reported."""
+    """An attempt that ranks work on.
+
+    Attributes:
+        epoch: of the master that started it.
+        silent: ranks that have not reported.
+        communicator: see `Task`.
+    """
 
     trial: Trial
     attempt: int
     ranks: tuple[int, ...]
+    epoch: int
     silent: set[int]
+    communicator: int | None = None
 
 
 @dataclass(slots=True)
@@ -125,25 +143,40 @@ class Coordinator:
     """
 
     def __init__(
-        self, job: Job, *, scheduler: Scheduler, epoch: int, ranks: tuple[int, ...], seconds_left: float | None
+        self,
+        job: Job,
+        *,
+        scheduler: Scheduler,
+        epoch: int,
+        ranks: tuple[int, ...],
+        seconds_left: float | None,
+        n_active: int | None = None,
+        fewest_workers: int = 1,
     ) -> None:
         """A coordinator for a search that has not begun; `restore` makes it continue one.
 
         Args:
             epoch: of this master, one more than the last one's.
-            ranks: of the workers that exist, whether they have said hello or not; gangs are sized by their number.
+            ranks: of the workers that exist, whether they have said hello or not.
             seconds_left: of the hours budget, or None.
+            n_active: workers that evaluate at a time, by whose number gangs are sized; the others are spares.
+            fewest_workers: with fewer left, the search ends as lost, to be started again with all of them.
         """
         self.job = job
         self.scheduler = scheduler
-        self.pool = RankPool()
+        self.pool = RankPool(n_active)
         self.running: dict[int, Running] = {}
         self.best = Best(job.checkpoint.keep_weights, job.full_fidelity)
         self.n_finished = 0
         self.ended: End | None = None
         self._epoch = epoch
         self._ranks = ranks
-        self._n_workers = len(ranks)
+        self._gone: set[int] = set()
+        self._n_active = len(ranks) if n_active is None else n_active
+        self._fewest_workers = fewest_workers
+        self._communicators: dict[tuple[int, ...], int] = {}
+        self._n_communicators = 0
+        self._keeps_communicators = False
         self._seconds_left = seconds_left
         self._began_at: float | None = None
         self._virtual = job.order.mode == "virtual"
@@ -160,12 +193,19 @@ class Coordinator:
         self._tested = False
         self._test_rank: int | None = None
 
-    def restore(self, history: History, state: Json | None, *, at: float) -> None:
+    @property
+    def _n_workers(self) -> int:
+        """Workers that can be at work at a time."""
+        return min(len(self._ranks) - len(self._gone), self._n_active)
+
+    def restore(self, history: History, state: Json | None, *, at: float, takes_over: bool = False) -> None:
         """Go on from a recorded history: results are kept, trials that were running wait to be started again.
 
         Args:
             state: of the scheduler at some point of that history, from a snapshot; None to go through all of it.
+            takes_over: the ranks are those of the master before, which died; what they work on goes on.
         """
+        self._keeps_communicators = takes_over
         for number, entry in history.entries.items():
             if entry.outcome is None:
                 self._attempts[number] = max((attempt.number for attempt in entry.attempts), default=0)
@@ -184,9 +224,24 @@ class Coordinator:
                     new.append(step)
             elif step.number not in history.entries:
                 new.append(step)
-            elif history.entries[step.number].outcome is None and step.runs:
+            elif history.entries[step.number].outcome is not None or not step.runs:
+                pass
+            elif not (takes_over and self._adopt(step, history)):
                 self._wait_or_give_up(step, reason="its ranks were lost", at=at)
         self._take_note(new, at=at)
+
+    def _adopt(self, trial: Trial, history: History) -> bool:
+        """Take a trial over from the master before, if all ranks that it was given to are still there."""
+        attempts = history.entries[trial.number].attempts
+        if not attempts or attempts[-1].lost or attempts[-1].world != history.lives[-1].world:
+            return False
+        last = attempts[-1]
+        if not set(last.ranks) <= set(self._ranks):
+            return False
+        self.running[trial.number] = Running(
+            trial, last.number, last.ranks, last.life + 1, set(last.ranks), last.communicator
+        )
+        return True
 
     def handle(self, event: Event, *, at: float) -> None:
         """Take in one event. `at` is in seconds and never falls."""
@@ -196,7 +251,7 @@ class Coordinator:
             case Report():
                 self._on_report(event, at=at)
             case Hello():
-                self.pool.add(event.rank, event.host)
+                self._on_hello(event, at=at)
             case TestReport():
                 self._on_test_report(event, at=at)
             case RankLost():
@@ -221,8 +276,8 @@ class Coordinator:
                 self._dispatch(at=at)
                 if self.scheduler.finished:
                     self._finish(None, at=at)
-                elif not self.running and self._n_workers == 0:
-                    self._end("interrupted", "no worker is left", at=at)
+                elif not self.running and self._too_few():
+                    self._abandon()
         return self.take_actions()
 
     def take_actions(self) -> list[Action]:
@@ -232,12 +287,27 @@ class Coordinator:
 
     # Events
 
+    def _on_hello(self, hello: Hello, *, at: float) -> None:
+        """A rank is there. What the master before gave to it goes on; what never reached it is sent again."""
+        if hello.rank in self._gone:
+            return
+        self.pool.add(hello.rank, hello.host)
+        for number, running in sorted(self.running.items()):
+            if hello.rank not in running.silent:
+                continue
+            limit = self._limit_seconds(running.trial)
+            seconds = running.trial.cost / 1e6 / len(running.ranks)
+            limit_seconds = limit + HANG_GRACE_SECONDS
+            self.pool.assign(hello.rank, number, seconds=seconds, limit_seconds=limit_seconds, at=at)
+            if (number, running.attempt) not in hello.busy:
+                self._send(hello.rank, self._task(running, limit))
+
     def _on_report(self, report: Report, *, at: float) -> None:
         self.pool.release(report.rank, report.number)
         if report.bad_input is not None:
             raise BadInput(report.bad_input)
         running = self.running.get(report.number)
-        if running is None or report.epoch != self._epoch or report.attempt != running.attempt:
+        if running is None or (report.epoch, report.attempt) != (running.epoch, running.attempt):
             return
         running.silent.discard(report.rank)
         if report.outcome is not None:
@@ -259,15 +329,22 @@ class Coordinator:
         """All members are back without a result: an attempt is used up, whoever was to blame."""
         number = running.trial.number
         del self.running[number]
+        self._communicators.pop(running.ranks, None)
         self._record({"kind": "lost", "rank": running.ranks[0], "reason": reason}, at=at)
         self._lost[number] = self._lost.get(number, 0) + 1
         self._wait_or_give_up(running.trial, reason=reason, at=at)
 
     def _on_lost(self, rank: int, reason: str, *, at: float) -> None:
-        if rank not in self.pool:
+        if rank in self._gone or rank not in self._ranks:
             return
+        self._gone.add(rank)
+        self._keeps_communicators = True
+        self._communicators = {ranks: number for ranks, number in self._communicators.items() if rank not in ranks}
+        self._actions.append(Expel(rank))
+        said_hello = rank in self.pool
         assigned = self.pool.remove(rank)
-        self._n_workers -= 1
+        if not said_hello:  # it died before this master heard of it
+            assigned = [number for number, running in self.running.items() if rank in running.ranks]
         self._record({"kind": "lost", "rank": rank, "reason": reason}, at=at)
         if rank == self._test_rank:
             self._test_rank = None
@@ -277,6 +354,8 @@ class Coordinator:
                 continue
             if place == 0:  # the others only waited at that rank
                 self._lost[number] = self._lost.get(number, 0) + 1
+            for partner in set(running.ranks) - {rank}:
+                self.pool.expect_back(partner, by=at + PARTNER_SECONDS)
             if self._stopping is None:
                 self._wait_or_give_up(running.trial, reason=reason, at=at)
 
@@ -377,7 +456,7 @@ class Coordinator:
         self.scheduler.finish(trial.number, outcome)
 
     def _dispatch(self, *, at: float) -> None:
-        while self._waiting and self._n_workers:
+        while self._waiting and not self._too_few():
             trial = self._waiting[0][2]
             size = gang_size(wanted=trial.gang, shards=trial.shards, n_workers=self._n_workers)
             limit = self._limit_seconds(trial)
@@ -391,11 +470,35 @@ class Coordinator:
     def _start(self, trial: Trial, ranks: tuple[int, ...], limit_seconds: float, *, at: float) -> None:
         attempt = self._attempts.get(trial.number, 0) + 1
         self._attempts[trial.number] = attempt
-        self.running[trial.number] = Running(trial, attempt, ranks, silent=set(ranks))
-        self._record({"kind": "started", "number": trial.number, "attempt": attempt, "ranks": list(ranks)}, at=at)
-        task = Task(self._epoch, trial, attempt, ranks, limit_seconds, self.best.threshold())
+        communicator = self._communicator(ranks)
+        running = Running(trial, attempt, ranks, self._epoch, set(ranks), communicator)
+        self.running[trial.number] = running
+        kept = {} if communicator is None else {"communicator": communicator}
+        fields = {"number": trial.number, "attempt": attempt, "ranks": list(ranks), **kept}
+        self._record({"kind": "started", **fields}, at=at)
+        task = self._task(running, limit_seconds)
         for rank in ranks:
             self._send(rank, task)
+
+    def _task(self, running: Running, limit_seconds: float) -> Task:
+        return Task(
+            running.epoch,
+            running.trial,
+            running.attempt,
+            running.ranks,
+            limit_seconds,
+            self.best.threshold(),
+            running.communicator,
+        )
+
+    def _communicator(self, ranks: tuple[int, ...]) -> int | None:
+        """Once a rank has died, communicators are costly to make, so gangs of the same ranks keep theirs."""
+        if len(ranks) == 1 or not self._keeps_communicators:
+            return None
+        if ranks not in self._communicators:
+            self._n_communicators += 1
+            self._communicators[ranks] = self._epoch * 10**6 + self._n_communicators
+        return self._communicators[ranks]
 
     def _limit_seconds(self, trial: Trial) -> float:
         if self.job.limits.trial_seconds is not None:
@@ -407,8 +510,8 @@ class Coordinator:
         best = self.best.top
         if best is None or self._tested:
             self._end("finished", reason, at=at)
-        elif self._test_rank is None and self._n_workers == 0:
-            self._end("interrupted", "no worker is left to score the best network on the test part", at=at)
+        elif self._test_rank is None and self._too_few():
+            self._abandon()
         elif self._test_rank is None:
             limit = TEST_LIMIT_SECONDS
             ranks = self.pool.take(1, best.trial.number, seconds=limit, limit_seconds=limit, at=at)
@@ -422,13 +525,23 @@ class Coordinator:
         self.ended = End(state, reason)
         self._actions.append(self.ended)
 
+    def _too_few(self) -> bool:
+        return len(self._ranks) - len(self._gone) < self._fewest_workers
+
+    def _abandon(self) -> None:
+        """End without an end mark in the journal: whoever starts the ranks again continues."""
+        left = len(self._ranks) - len(self._gone)
+        self._stop_all()
+        self.ended = End("lost", f"{left} of {len(self._ranks)} workers are left")
+        self._actions.append(self.ended)
+
     def _stop_all(self) -> None:
         """To every rank, also those that have not said hello yet: one that is missed would wait for ever."""
         for rank in self._ranks:
             self._send(rank, Stop(self._epoch))
 
     def _busy(self) -> bool:
-        return self.pool.n_idle() < len(self.pool)
+        return self.pool.n_busy() > 0
 
     def _record(self, record: dict[str, Json], *, at: float) -> None:
         self._actions.append(Record({**record, "at": at}))

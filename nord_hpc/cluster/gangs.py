@@ -34,9 +34,14 @@ class Worker:
 
 
 class RankPool:
-    """The workers that have said hello and are not lost, in the order of their ranks."""
+    """The workers that have said hello and are not lost, in the order of their ranks.
 
-    def __init__(self) -> None:
+    Args:
+        n_active: that get trials at a time; the ranks behind these are spares, which take the places of lost ones.
+    """
+
+    def __init__(self, n_active: int | None = None) -> None:
+        self._n_active = n_active
         self._workers: dict[int, Worker] = {}
 
     def __len__(self) -> int:
@@ -55,7 +60,19 @@ class RankPool:
         return [] if worker is None else list(worker.assigned)
 
     def n_idle(self) -> int:
-        return sum(not worker.assigned for worker in self._workers.values())
+        return sum(not worker.assigned for worker in self._active())
+
+    def n_busy(self) -> int:
+        return sum(bool(worker.assigned) for worker in self._workers.values())
+
+    def assign(self, rank: int, number: int, *, seconds: float, limit_seconds: float, at: float) -> None:
+        """Take note of a trial that a rank has already."""
+        self._workers[rank].assign(number, seconds=seconds, limit_seconds=limit_seconds, at=at)
+
+    def expect_back(self, rank: int, *, by: float) -> None:
+        """The rank has nothing left to do but to say so."""
+        if rank in self._workers:
+            self._workers[rank].deadline = min(self._workers[rank].deadline, by)
 
     def overdue(self, at: float) -> list[int]:
         """Busy ranks whose deadline has passed."""
@@ -73,10 +90,10 @@ class RankPool:
         Returns:
             The ranks, or None if too few are free.
         """
-        idle = [worker for worker in self._workers.values() if not worker.assigned]
+        idle = [worker for worker in self._active() if not worker.assigned]
         chosen = self._on_one_host(idle, size) or idle[:size]
         if size == 1 and not chosen and seconds < WAITING_SECONDS:
-            open_ranks = [worker for worker in self._workers.values() if worker.takes_more()]
+            open_ranks = [worker for worker in self._active() if worker.takes_more()]
             chosen = sorted(open_ranks, key=lambda worker: len(worker.assigned))[:1]
         if len(chosen) < size:
             return None
@@ -89,6 +106,9 @@ class RankPool:
         worker = self._workers.get(rank)
         if worker is not None:
             worker.assigned.pop(number, None)
+
+    def _active(self) -> list[Worker]:
+        return list(self._workers.values())[: self._n_active]
 
     @staticmethod
     def _on_one_host(idle: Sequence[Worker], size: int) -> list[Worker] | None:

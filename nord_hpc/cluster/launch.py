@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import logging
 import os
 import re
@@ -14,16 +16,31 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
+from nord_hpc.cluster.probing import one_line, probe
 from nord_hpc.errors import BadInput
 
 log = logging.getLogger(__name__)
 
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_WORLD_SIZE")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
+"""Environment variable that `mpirun --with-ft ulfm` sets in every rank."""
+FAULT_TOLERANCE_OPTIONS = (
+    *("--with-ft", "ulfm"),
+    # Ranks that are stopped, and not dead, are found out by heart beats.
+    *("--mca", "mpi_ft_detector", "true"),
+    *("--mca", "mpi_ft_detector_thread", "true"),
+    *("--mca", "mpi_ft_detector_period", "0.5"),
+    *("--mca", "mpi_ft_detector_timeout", "3"),
+)
+START_SECONDS = 60
+"""For MPI to start on all ranks, where they survive deaths."""
 STOP_SECONDS = 30.0
 """From a request to stop until the ranks are killed."""
 PR_SET_PDEATHSIG = 1
@@ -59,15 +76,65 @@ def check_world(size: int, environment: Mapping[str, str] = os.environ) -> None:
             )
 
 
-def mpirun_command(n_ranks: int, command: Sequence[str], *, mpirun: Path | None = None) -> list[str]:
-    """The command line that starts `n_ranks` of `command`, with what Open MPI needs on small machines and as root."""
+def mpirun_command(
+    n_ranks: int, command: Sequence[str], *, mpirun: Path | None = None, survives: bool = False
+) -> list[str]:
+    """The command line that starts `n_ranks` of `command`, with what Open MPI needs on small machines and as root.
+
+    Args:
+        survives: the ranks shall outlive the death of one; see `can_survive_deaths`.
+    """
     program = mpirun or find_mpirun()
     options = ["-n", str(n_ranks)]
     if _is_open_mpi(program):
         options += ["--oversubscribe", "--bind-to", "none", "--mca", "osc", "^ucx", "--mca", "mpi_yield_when_idle", "1"]
         if os.geteuid() == 0:
             options.append("--allow-run-as-root")
+        if survives:
+            options += FAULT_TOLERANCE_OPTIONS
     return [str(program), *options, *command]
+
+
+def can_survive_deaths(program: Path, *, fresh: bool = False) -> tuple[bool, str]:
+    """Whether a rank starts under this mpirun's fault tolerance and its functions work; with the reason where not.
+
+    Args:
+        fresh: try it now, and do not trust what was found by an earlier try with the same files.
+    """
+    key = _probe_key(program)
+    known = {} if fresh else _known_probes()
+    if key not in known:
+        as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        options = ["--with-ft", "ulfm", *as_root, "--oversubscribe", "--mca", "osc", "^ucx", "-n", "1"]
+        output, why = probe([str(program), *options, sys.executable, "-c", _FAULT_TOLERANCE_PROBE])
+        if output is not None and "failed 0 acknowledged 0 revoked False" not in output:
+            why = f"unexpected answer: {one_line(output)}"
+        known = {**_known_probes(), key: why}
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a second each time
+            _probe_cache().parent.mkdir(parents=True, exist_ok=True)
+            _probe_cache().write_text(json.dumps(known))
+    return not known[key], known[key]
+
+
+def _probe_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nord_hpc" / "fault_tolerance.json"
+
+
+def _known_probes() -> dict[str, str]:
+    try:
+        known: dict[str, str] = json.loads(_probe_cache().read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _probe_key(program: Path) -> str:
+    """Names the mpirun and the Python that were tried."""
+    try:
+        changed = program.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return f"{program.resolve()} {changed} {sys.executable}"
 
 
 def find_mpirun() -> Path:
@@ -92,12 +159,45 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def survives_deaths(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether these ranks were started so that they outlive the death of one: by `mpirun --with-ft ulfm`."""
+    return environment.get(FAULT_TOLERANCE) in ("1", "true")
+
+
+def supervised() -> bool:
+    """Whether a supervisor started these ranks, and would start them again."""
+    return SUPERVISED in os.environ
+
+
 def follow_supervisor() -> None:
     """In a supervised rank: die with mpirun, also if it died before this call."""
     if SUPERVISED in os.environ and under_launcher():
         die_with_parent()
         if os.getppid() == 1:
             os._exit(1)
+
+
+_FAULT_TOLERANCE_PROBE = """
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+world.Set_errhandler(MPI.ERRORS_RETURN)
+failed, acknowledged = world.Get_failed(), world.Ack_failed()
+print("failed", failed.Get_size(), "acknowledged", acknowledged, "revoked", world.Is_revoked())
+"""
+
+
+@contextlib.contextmanager
+def bounded_start() -> Iterator[None]:
+    """The kernel ends this rank if the body, in which MPI starts, does not come to its end.
+
+    Where ranks survive deaths, those that wait in the start of MPI for one that died there wait for ever, and Python
+    does not run meanwhile; so this is an alarm and no thread.
+    """
+    if survives_deaths():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(START_SECONDS)
+    yield
+    signal.alarm(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +223,22 @@ class Supervisor:
         self._process: subprocess.Popen[str] | None = None
         self._killed_at: float | None = None
 
-    def run(self, command: Sequence[str], *, threads: int, on_wait: Callable[[], None]) -> LaunchResult:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        threads: int,
+        on_wait: Callable[[], None],
+        is_up: Callable[[], bool] = lambda: True,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> LaunchResult:
         """Start the ranks and wait for their end.
 
         Args:
             threads: of each rank.
             on_wait: called a few times a second.
+            is_up: whether the ranks have found each other. Before that, they may wait for ever for one that died.
+            is_over: whether the search has ended, so that the ranks must end soon.
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), SUPERVISED: "1"}
         with tempfile.TemporaryDirectory(prefix="nord_hpc-mpi-", ignore_cleanup_errors=True) as session:
@@ -145,8 +255,15 @@ class Supervisor:
             tail: deque[str] = deque(maxlen=200)
             reader = threading.Thread(target=self._pass_on_errors, args=(self._process, tail), daemon=True)
             reader.start()
+            start = _Start(self._process.pid)
             while self._process.poll() is None:
                 on_wait()
+                if is_over() and self._killed_at is None:
+                    self._killed_at = time.monotonic() + STOP_SECONDS
+                if not start.up:
+                    start.up = is_up()
+                    if not start.up and start.has_lost_a_rank():
+                        self._kill()
                 self._kill_if_late()
                 time.sleep(0.1)
             reader.join(timeout=5.0)
@@ -185,6 +302,24 @@ class Supervisor:
                 if not in_notice and not line.startswith("[") and line.strip():
                     sys.stderr.write(line)
                     sys.stderr.flush()
+
+
+class _Start:
+    """The ranks of one mpirun until they have found each other, as seen from this host."""
+
+    def __init__(self, pid: int) -> None:
+        self.up = False
+        self._mpirun = psutil.Process(pid)
+        self._most: int = 0
+
+    def has_lost_a_rank(self) -> bool:
+        """Whether there were more ranks than there are now."""
+        try:
+            n_ranks: int = sum(child.status() != psutil.STATUS_ZOMBIE for child in self._mpirun.children())
+        except psutil.Error:
+            return False
+        self._most = max(self._most, n_ranks)
+        return n_ranks < self._most
 
 
 _NOTICE_RULE = re.compile(r"^-{60,}$")

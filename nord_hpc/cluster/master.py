@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from nord_hpc.cluster.coordinator import Action, Coordinator, DropWeights, End, Record, Send, StopRequested, Tick
+from nord_hpc.cluster.coordinator import Action, Coordinator, DropWeights, End, Expel, Record, Send, StopRequested, Tick
 from nord_hpc.interfaces import Transport
 from nord_hpc.store.journal import Appendable
 from nord_hpc.trial import Json
@@ -107,6 +107,8 @@ def _carry_out(
                 sends.append(action)
             case DropWeights():
                 drop_weights(action.number)
+            case Expel():
+                transport.expel(action.rank)
             case End():
                 end = action
     journal.sync()

@@ -15,10 +15,16 @@ LARGEST_MESSAGE = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Master to every worker, first of all: the run folder to work for, or None when there is nothing to do."""
+    """Master to every worker, first of all: the run folder to work for, or None when there is nothing to do.
+
+    Attributes:
+        host, process: of the master; see `Hello`.
+    """
 
     epoch: int
     folder: str | None
+    host: str = ""
+    process: tuple[int, float] = (0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Task:
         ranks: in gang order; the first leads.
         limit_seconds: after which the attempt ends itself as failed.
         keep_above: the score from which on the trained weights are worth keeping; None: in any case.
+        communicator: number of the gang's communicator, which its members keep for their later trials together; None
+            for one that is made for this trial alone, as can be done while no rank has died.
     """
 
     epoch: int
@@ -37,6 +45,7 @@ class Task:
     ranks: tuple[int, ...]
     limit_seconds: float
     keep_above: float | None
+    communicator: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +65,19 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Worker to master: ready for tasks."""
+    """Worker to master, also to each later one: ready for tasks.
+
+    Attributes:
+        busy: number and attempt of the trials that it has from an earlier master, in evaluation or waiting; what it
+            has finished of them was reported again before this.
+        process: its id on its host, and when it was created, in seconds since the epoch.
+    """
 
     rank: int
     host: str
     machine: dict[str, Json]
+    busy: tuple[tuple[int, int], ...] = ()
+    process: tuple[int, float] = (0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

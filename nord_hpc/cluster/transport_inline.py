@@ -62,6 +62,9 @@ class InlineTransport:
         if isinstance(message, Task | TestTask):
             self._tasks.append(message)
 
+    def expel(self, rank: int) -> None:
+        """The one rank is this process itself."""
+
     def receive(self, timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         if self._arrived:
             yield RANK, self._arrived.popleft()

@@ -9,13 +9,24 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from nord_hpc.cluster.messages import Report, Task, TestReport, TestTask
 from nord_hpc.errors import BadInput, GangBroken, Infeasible, SearchStopped, TrialFailed
-from nord_hpc.interfaces import Control, Evaluator, Gang
+from nord_hpc.interfaces import Control, DataParallel, Evaluator, Gang
 from nord_hpc.trial import FailureKind, Outcome, TrialState
 
 log = logging.getLogger(__name__)
+
+
+class Connect(Protocol):
+    """Opens the data-parallel backend of a gang."""
+
+    def prepare(self, size: int) -> None:
+        """Do beforehand what takes long and needs no partners, for a gang of that size."""
+
+    def __call__(self, gang: Any) -> DataParallel:
+        """Open it; the members call it together."""
 
 
 class WorkerControl:

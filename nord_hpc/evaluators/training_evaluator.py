@@ -87,12 +87,15 @@ class TrainingEvaluator:
             size_policy: to which size maps are scaled where they meet.
             digests: whether the learning curve carries the digest of the weights after every epoch.
             clip_norm: norm that the gradient of a step is scaled down to where it is larger; None never does.
+            latency: whether latency_ms is measured: the trained network's time for one sample, on the device of the
+                gang's first rank. It is not repeatable, nor is a search whose strategy looks at it.
         """
 
         head: HeadOptions = HeadOptions()
         size_policy: Literal["smallest", "largest"] | int | tuple[int, ...] = "smallest"
         digests: bool = False
         clip_norm: float | None = Field(default=None, gt=0)
+        latency: bool = False
 
     def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:
         checks.check_job(job)
@@ -123,6 +126,10 @@ class TrainingEvaluator:
             f"{'windows of ' + str(info.input_shape[1]) + ' tokens' if _is_sequence(info) else 'samples'}; "
             f"storage {info.storage}: {info.storage_reason}"
         )
+
+    def data(self) -> dict[str, Json]:
+        """See `nord_hpc.interfaces.HasData`."""
+        return self.dataset.info.to_json()
 
     def examine(
         self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json] = NO_SETTINGS
@@ -163,11 +170,16 @@ class TrainingEvaluator:
                 if keep_above is None or score >= keep_above:
                     self._save(network, trial)
                 self._drop_states(trial)
+        measured: dict[str, Json] = {}
+        if self._options.latency and gang.rank == 0:
+            measured["latency_ms"] = self._latency_ms(network)
+            how["not_repeatable"] = ["latency_ms"]
         return Outcome(
             TrialState.COMPLETED,
             fitness=fitness,
             metrics={
                 **result.metrics,
+                **measured,
                 "train_loss": result.curve[-1].train_loss,
                 "curve": [_curve_point(report) for report in result.curve],
                 "steps": result.steps,
@@ -210,6 +222,25 @@ class TrainingEvaluator:
             when="on the test part",
         )
         return {**values, "n_samples": dataset.info.n_test, "retrained": retrained}
+
+    def untrained_network(self, trial: Trial) -> torch.nn.Module:
+        """The network of a trial with its initial weights, on this rank's device."""
+        return self._network(trial, self._prepare())
+
+    def some_samples(self, part: Literal["train", "test"], n: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Up to `n` different samples of the training or test part, on this rank's device; drawn by `seed`."""
+        import numpy as np
+        import torch
+
+        from nord_hpc.training.data import Part
+
+        device = self._prepare()
+        dataset = self._open(device.type)
+        whole = self._training_data(device).train
+        if part == "test":
+            whole = Part(dataset.test, dataset.info, device=device)
+        drawn_N = np.random.Generator(np.random.PCG64(seed)).permutation(len(whole))[:n]
+        return whole.take(torch.from_numpy(drawn_N).to(whole.index_device))
 
     def _train(
         self, trial: Trial, *, data_parallel: DataParallel, control: Control
@@ -305,7 +336,9 @@ class TrainingEvaluator:
             training += resources.shards * network_plan.n_parameters * BYTES_PER_VALUE
         # Scoring keeps no results for a backward pass, but has more samples at once.
         largest = max(math.prod(step.input_shape) + math.prod(step.output_shape) for step in network_plan.steps)
-        at_once = min(job.training.validation_batch_size, self.dataset.info.n_scored_at_once)
+        info, at_once = self.dataset.info, job.training.validation_batch_size
+        if _is_sequence(info):
+            at_once = min(at_once, info.evaluation_streams)
         scoring = network_plan.memory_bytes(0) + largest * at_once * BYTES_PER_VALUE
         return max(training, scoring)
 
@@ -315,6 +348,8 @@ class TrainingEvaluator:
         if dataset is None:
             dataset = open_dataset(self._job.dataset, folder=self._folder, device=device_type)
             metrics.check_name(self._job.objective.metric, task=dataset.info.task)
+            if self._options.head.tied and not _is_sequence(dataset.info):
+                raise BadInput("evaluator.head.tied: there is no embedding but for text; set it to false")
             n_train, shards = dataset.info.n_train, self._job.resources.shards
             if n_train < MIN_SHARD_SAMPLES * shards:
                 raise BadInput(
@@ -365,6 +400,19 @@ class TrainingEvaluator:
 
     def _state_path(self, number: int) -> Path:
         return self._weights_folder / f"state-{number}.safetensors"
+
+    def _latency_ms(self, network: torch.nn.Module) -> float:
+        import torch
+
+        from nord_hpc.training.device import resolve_precision
+        from nord_hpc.training.latency import latency_ms
+        from nord_hpc.training.trainer import autocast_of
+
+        device = self._prepare()
+        train = self._training_data(device).train
+        x_BC, _ = train.take(torch.zeros(1, dtype=torch.int64, device=train.index_device))
+        precision = resolve_precision(self._job.training.precision, device)
+        return latency_ms(network, x_BC, autocast=autocast_of(device, precision))
 
     def _metrics(self) -> list[Any]:
         """What is measured: all metrics of the data's task, the objective in any case."""

@@ -335,7 +335,7 @@ class Environment(contextlib.AbstractContextManager["Environment"]):
         communicator = None
         if self._world is not None and self.world_size > 1:
             ranks = tuple(range(self.world_size))
-            communicator = self._world.gang_communicator(ranks, tag=self._number % 16384)
+            communicator = self._world.gang_communicator(ranks, tag=self._number % 16384, kept=None)
         place = GangPlace(self.world_rank, self.world_size, f"script-{self._number}", communicator)
         with choose(self._backend, size=self.world_size).open(place) as data_parallel:
             yield data_parallel
@@ -350,7 +350,7 @@ class Environment(contextlib.AbstractContextManager["Environment"]):
         self.world_rank, self.world_size = self._world.rank, self._world.size
         self.local_rank = local_rank(os.environ)
         if self.world_size > 1:
-            self._mailbox = self._world.mailbox()
+            self._mailbox = self._world.mailbox(master=self._world.rank == 0)
 
     def _next(self, ends: float | None = None) -> tuple[int, Any]:
         """The next message and its sender; (-1, None) after the time `ends`."""

@@ -116,14 +116,18 @@ class Attempt:
 
     Attributes:
         place: among all starts of the search, in their order.
+        world: of the ranks; see `Life`.
+        communicator: number of the gang's communicator, where it is kept.
         lost: its ranks were lost while they worked on it.
     """
 
     life: int
+    world: int
     place: int
     number: int
     ranks: tuple[int, ...]
     started_at: float
+    communicator: int | None = None
     finished_at: float | None = None
     lost: bool = False
 
@@ -154,9 +158,16 @@ class Entry:
 
 @dataclass(slots=True)
 class Life:
-    """One uninterrupted run of the master."""
+    """One uninterrupted run of a master.
+
+    Attributes:
+        world: number of the ranks that a launcher started together; masters that take over go on with those that are
+            left of it.
+        deaths: ranks that were lost in this life.
+    """
 
     began_at: float
+    world: int
     ranks: int
     host: str
     machine: dict[str, Json]
@@ -170,6 +181,7 @@ class Life:
     fsyncs: int = 0
     stall_seconds: float = 0.0
     stalled_most_by: int | None = None
+    deaths: int = 0
 
 
 class History:
@@ -242,7 +254,9 @@ class History:
     def _add_run(self, record: dict[str, Any]) -> None:
         at = record["at"]
         known = {key: record[key] for key in ("ranks", "host", "machine", "job", "code", "evaluated_on")}
-        self.lives.append(Life(began_at=at, last_at=at, **known))
+        takes_over = bool(self.lives) and record.get("takeover", False)
+        world = self.lives[-1].world + (not takes_over) if self.lives else 0
+        self.lives.append(Life(began_at=at, last_at=at, world=world, **known))
 
     def _add_proposed(self, record: dict[str, Any]) -> None:
         trial = trial_from_json(record["trial"])
@@ -256,7 +270,17 @@ class History:
     def _add_started(self, record: dict[str, Any]) -> None:
         attempts = self.entries[record["number"]].attempts
         life = len(self.lives) - 1
-        attempts.append(Attempt(life, self._n_started, record["attempt"], tuple(record["ranks"]), record["at"]))
+        attempts.append(
+            Attempt(
+                life=life,
+                world=self.lives[life].world,
+                place=self._n_started,
+                number=record["attempt"],
+                ranks=tuple(record["ranks"]),
+                started_at=record["at"],
+                communicator=record.get("communicator"),
+            )
+        )
         self._n_started += 1
 
     def _add_finished(self, record: dict[str, Any]) -> None:
@@ -277,12 +301,13 @@ class History:
             self.commit_order.append(number)
 
     def _add_lost(self, record: dict[str, Any]) -> None:
-        """A rank died: of what it had in this life, the attempt that began first was running, and is charged."""
-        life = len(self.lives) - 1
+        """A rank died: of what it had, the attempt that began first was running, and is charged."""
+        world = self.lives[-1].world
+        self.lives[-1].deaths += 1
         open_attempts = [
             entry.attempts[-1] for entry in self.entries.values() if entry.outcome is None and entry.attempts
         ]
-        had = [a for a in open_attempts if a.life == life and record["rank"] in a.ranks and not a.lost]
+        had = [a for a in open_attempts if a.world == world and record["rank"] in a.ranks and not a.lost]
         if had:
             min(had, key=lambda attempt: attempt.place).lost = True
 

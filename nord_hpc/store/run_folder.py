@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from nord_hpc.errors import BadInput
 from nord_hpc.job import Job, Named
 from nord_hpc.store import journal
 from nord_hpc.store.history import History
+from nord_hpc.trial import Json
 
 PLUGIN_SECTIONS = ("dataset", "space", "strategy", "evaluator")
 
@@ -25,6 +28,8 @@ FREE_TO_CHANGE = (
     "limits.restarts",
     "limits.trial_seconds",
     "resources.backend",
+    "resources.fault_tolerance",
+    "resources.spares",
 )
 """Fields of the job that a resume may change: no recorded result depends on them."""
 
@@ -38,6 +43,7 @@ class RunFolder:
         self.journal_file = path / "journal"
         self.snapshot_file = path / "search.h5"
         self.first_candidates_file = path / "first_candidates.json"
+        self.dataset_file = path / "dataset.json"
         self.report_file = path / "report.html"
         self.code = path / "code"
         self.weights = path / "weights"
@@ -88,6 +94,26 @@ class RunFolder:
         """What the journal tells at this moment, also while the search runs."""
         return History(journal.read(self.journal_file)) if self.journal_file.exists() else History()
 
+    def keep_data(self, data: dict[str, Json], *, accept_changes: bool) -> None:
+        """Write what is known of the data beside the results; those of an earlier life must have been the same.
+
+        Args:
+            data: with a "fingerprint".
+
+        Raises:
+            BadInput: they have changed.
+        """
+        if self.dataset_file.is_file():
+            before = json.loads(self.dataset_file.read_text(encoding="utf-8"))
+            if before["fingerprint"] == data["fingerprint"]:
+                return
+            if not accept_changes:
+                raise BadInput(
+                    f"{self.path}: the data of {data['name']} are not those that the search began with (other "
+                    f"fingerprint than in dataset.json); restore them, start a new run, or accept with --accept-changes"
+                )
+        write_atomically(self.dataset_file, json.dumps(data, indent=2, allow_nan=False).encode())
+
     def weights_file(self, number: int) -> Path:
         return self.weights / f"trial-{number}.safetensors"
 
@@ -125,6 +151,11 @@ class RunFolder:
         if job.dataset.path is not None:
             data["dataset"]["path"] = str((job.folder / job.dataset.path).resolve())
         return jobs.from_mapping(data, folder=self.path, source=str(self.job_file))
+
+
+def default_path(name: str) -> Path:
+    """Where the run folder of a search goes that was not told."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

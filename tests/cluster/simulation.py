@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from cluster.invariants import Watch, WatchedCoordinator, WatchedJournal, WatchedStrategy, WatchedTransport, World
 
 from nord_hpc import job as jobs
-from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.coordinator import Coordinator, End
 from nord_hpc.cluster.first_candidates import FirstCandidate
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_simulated import (
+    Evaluation,
     Faults,
     SimulatedCrash,
     SimulatedJournal,
@@ -29,7 +32,8 @@ from nord_hpc.interfaces import NO_SETTINGS
 from nord_hpc.job import Job
 from nord_hpc.seeding import derived_seed
 from nord_hpc.store.history import History
-from nord_hpc.trial import Examination, Fidelity, FinishedTrial, Json, Outcome, Trial, TrialState
+from nord_hpc.store.journal import parse
+from nord_hpc.trial import Examination, FailureKind, Fidelity, Json, Outcome, Trial, TrialState
 
 MAX_LIVES = 200
 
@@ -55,26 +59,35 @@ def make_job(**changes: Any) -> Job:
 class Simulation:
     """What happened: the history, the trials told to the strategy in each life, and the attempts that began."""
 
-    history: History
+    history: History = field(default_factory=History)
     told: list[list[int]] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     lives: int = 0
+    takeovers: int = 0
+    stops: int = 0
     seconds: float = 0.0
 
 
-class Recording:
-    """A strategy that notes what it is told, around a real one."""
+@dataclass(frozen=True)
+class Circumstances:
+    """What a search meets, beside the faults of its workers.
 
-    def __init__(self, strategy: Any, told: list[int]) -> None:
-        self._strategy = strategy
-        self._told = told
+    Attributes:
+        n_workers: ranks beside the master's, at each start.
+        n_spares: of these, those that wait for the death of another.
+        take_over: probability that another rank goes on when the master dies, instead of a start of all ranks.
+        stop: probability that a signal ends a life of the search.
+        nap_seconds: see `SimulatedTransport`.
+    """
 
-    def tell(self, finished: FinishedTrial) -> None:
-        self._told.append(finished.trial.number)
-        self._strategy.tell(finished)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._strategy, name)
+    n_workers: int
+    n_spares: int = 0
+    faults: Faults = field(default_factory=Faults)
+    take_over: float = 0.0
+    stop: float = 0.0
+    nap_seconds: float = 5.0
 
 
 class Choosy:
@@ -93,95 +106,157 @@ class Choosy:
 
 
 def candidate_outcome(trial: Trial) -> Outcome:
-    """A function of the trial alone: some candidates fail by themselves."""
+    """A function of the trial alone: some candidates fail by themselves, in each of the ways."""
     if trial.seed % 11 == 0:
-        return failed("this candidate always fails")
+        return failed("this candidate always fails", list(FailureKind)[trial.seed // 11 % 4])
     return Outcome(state=TrialState.COMPLETED, fitness=(trial.seed % 9973) / 9973, seconds=1.0)
 
 
 def simulate(
-    job: Job, *, seed: int, n_workers: int, faults: Faults | None = None, first: Sequence[FirstCandidate] = ()
+    job: Job,
+    *,
+    seed: int,
+    n_workers: int,
+    faults: Faults | None = None,
+    first: Sequence[FirstCandidate] = (),
+    reference: list[str] | None = None,
 ) -> Simulation:
-    """Run a search to its end, resuming after each crash or interruption of the master."""
+    """Run a search to its end, resuming after each crash or interruption of the master; see `search`."""
+    circumstances = Circumstances(n_workers, faults=faults or Faults())
+    return search(job, circumstances, seed=seed, first=first, reference=reference)
+
+
+def search(
+    job: Job,
+    circumstances: Circumstances,
+    *,
+    seed: int,
+    first: Sequence[FirstCandidate] = (),
+    reference: list[str] | None = None,
+) -> Simulation:
+    """Run a search through any number of lives to its end, with all invariants checked at every step.
+
+    Args:
+        seed: of the faults and delays; the search has its own in the job.
+        reference: history lines of an undisturbed search, which this one must repeat.
+    """
     rng = random.Random(seed)
-    faults = faults or Faults()
-    durable = b""
-    result = Simulation(History())
-    now = 0.0
+    watch = Watch(job, outcome=candidate_outcome, reference=reference)
+    result = Simulation(told=watch.told)
+    durable, records = b"", list[Json]()
+    transport: SimulatedTransport | None = None
     while result.lives < MAX_LIVES:
         result.lives += 1
-        journal = SimulatedJournal(durable, rng=rng, crash=faults.crash)
-        transport = SimulatedTransport(n_workers, rng=rng, faults=faults, outcome=candidate_outcome, began_at=now)
-        told: list[int] = []
-        result.told.append(told)
-        ended = None
+        takes_over = transport is not None
+        if transport is None:
+            transport = _new_ranks(circumstances, rng=rng, began_at=result.seconds)
+            result.evaluations, earlier = transport.evaluations, result.evaluations
+            result.evaluations[:0] = earlier
+        journal = WatchedJournal(durable, rng=rng, crash=circumstances.faults.crash, watch=watch)
+        end = None
         with contextlib.suppress(SimulatedCrash):
-            ended = _one_life(job, journal, transport, told, first)
-        result.started += transport.started
-        durable, now = journal.whole(), transport.now()
-        if ended is not None:
-            assert transport.stopped == transport.alive, "a rank was left waiting"
-            if ended.state == "finished":
+            end = _one_life(
+                job, circumstances, journal, records, transport, watch, first, rng=rng, takes_over=takes_over
+            )
+        (durable, records), result.seconds = _recovered(journal), transport.now()
+        if end is not None:
+            assert transport.alive <= transport.stopped, "a rank was left waiting"
+            result.stops += end.state == "interrupted"
+            if end.state == "finished":
                 break
-    result.history = History(SimulatedJournal(durable).records)
-    result.seconds = now
-    check_invariants(job, result)
+            transport = None
+        elif rng.random() < circumstances.take_over and transport.take_over():
+            result.takeovers += 1
+        else:
+            transport = None
+    assert result.lives < MAX_LIVES, f"no end after {MAX_LIVES} lives"
+    result.started = [evaluation.task.trial.number for evaluation in result.evaluations]
+    result.history, result.lines = watch.history, watch.lines
+    watch.check_end()
     return result
+
+
+def _recovered(journal: SimulatedJournal) -> tuple[bytes, list[Json]]:
+    """The durable bytes without a torn tail, and their records."""
+    records, end = [], 0
+    durable = journal.durable
+    for record, end in parse(durable):  # noqa: B007
+        records.append(record)
+    return durable[:end], records
+
+
+def _new_ranks(circumstances: Circumstances, *, rng: random.Random, began_at: float) -> SimulatedTransport:
+    return SimulatedTransport(
+        circumstances.n_workers,
+        rng=rng,
+        faults=circumstances.faults,
+        outcome=candidate_outcome,
+        began_at=began_at,
+        nap_seconds=circumstances.nap_seconds,
+    )
 
 
 def _one_life(
     job: Job,
-    journal: SimulatedJournal,
+    circumstances: Circumstances,
+    journal: WatchedJournal,
+    records: list[Json],
     transport: SimulatedTransport,
-    told: list[int],
+    watch: Watch,
     first: Sequence[FirstCandidate],
-) -> Any:
-    history = History(journal.records)
-    epoch, ranks = len(history.lives) + 1, transport.worker_ranks()
-    coordinator = make_coordinator(job, told=told, epoch=epoch, ranks=ranks, first=first)
+    *,
+    rng: random.Random,
+    takes_over: bool,
+) -> End:
+    history, ranks, at = History(records), transport.worker_ranks(), transport.now()
+    n_active = circumstances.n_workers - circumstances.n_spares
+    watch.life_begins(records, World(ranks, n_active, takes_over))
+    coordinator = make_coordinator(
+        job, watch=watch, epoch=len(history.lives) + 1, ranks=ranks, first=first, n_active=n_active, history=history
+    )
+    coordinator.restore(history, None, at=at, takes_over=takes_over)
     record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}, "evaluated_on": ""}
-    journal.append({**record, "at": transport.now()})
-    coordinator.restore(history, None, at=transport.now())
+    journal.append({**record, "takeover": takes_over, "at": at})
+    stops_at = at + rng.expovariate(1 / 300.0) if rng.random() < circumstances.stop else math.inf
     return run_master(
-        coordinator,
-        transport=transport,
+        cast(Coordinator, WatchedCoordinator(coordinator, watch)),
+        transport=WatchedTransport(transport, watch, coordinator),
         journal=journal,
         meter=MasterMeter(),
         drop_weights=lambda number: None,
-        stop_reason=lambda: None,
+        stop_reason=lambda: "signal SIGTERM" if transport.now() > stops_at else None,
     )
 
 
 def make_coordinator(
-    job: Job, *, told: list[int], epoch: int, ranks: tuple[int, ...], first: Sequence[FirstCandidate] = ()
+    job: Job,
+    *,
+    epoch: int,
+    ranks: tuple[int, ...],
+    watch: Watch | None = None,
+    first: Sequence[FirstCandidate] = (),
+    n_active: int | None = None,
+    history: History | None = None,
 ) -> Coordinator:
+    """A coordinator with the parts that the job names; conv_graph has one network in nine that is infeasible."""
     evaluator_class, evaluator_options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
     evaluator = evaluator_class(evaluator_options, job=job, folder=job.folder, weights_folder=job.folder)
+    if job.evaluator.name == "synthetic":
+        evaluator = Choosy(evaluator)
     space_class, space_options = jobs.options_of("space", job.space, folder=job.folder)
     space = space_class(space_options)
     strategy_class, options = jobs.options_of("strategy", job.strategy, folder=job.folder)
     seed = derived_seed(job.seed, "strategy")
     strategy = strategy_class(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
     continues = bool(getattr(strategy, "continues_trials", False))
-    maker = TrialMaker(job, space=space, evaluator=Choosy(evaluator), keeps_states=continues)  # type: ignore[arg-type]
-    scheduler = make_scheduler(job, strategy=Recording(strategy, told), maker=maker, first=first)
-    return Coordinator(job, scheduler=scheduler, epoch=epoch, ranks=ranks, seconds_left=None)
-
-
-def check_invariants(job: Job, result: Simulation) -> None:
-    """What must hold after any search that came to its end."""
-    history = result.history
-    assert history.state == "finished"
-    states = Counter(entry.state for entry in history.entries.values())
-    assert set(states) <= {"completed", "failed", "infeasible"}, states
-    if job.budget.trials is not None:
-        counted = [e for e in history.entries.values() if e.trial.infeasible is None and e.trial.imported is None]
-        assert len(counted) == job.budget.trials
-    assert sorted(history.commit_order) == sorted(history.entries)
-    assert sorted(history.entries) == list(range(len(history.entries)))
-    for told in result.told:
-        assert len(told) == len(set(told)), "a trial was told twice in one life"
-    assert result.told[-1] == history.commit_order, "the last life was not told the recorded history"
-    for number, entry in history.entries.items():
-        finished = [attempt for attempt in entry.attempts if attempt.finished_at is not None]
-        assert len(finished) == (1 if entry.trial.runs else 0), f"trial {number}"
+    maker = TrialMaker(job, space=space, evaluator=evaluator, keeps_states=continues)
+    watched = strategy if watch is None else WatchedStrategy(strategy, watch)
+    used = sum(life.last_at - life.began_at for life in history.lives) if history is not None else 0.0
+    return Coordinator(
+        job,
+        scheduler=make_scheduler(job, strategy=watched, maker=maker, first=first),
+        epoch=epoch,
+        ranks=ranks,
+        seconds_left=None if job.budget.hours is None else max(0.0, job.budget.hours * 3600.0 - used),
+        n_active=n_active,
+    )

@@ -31,7 +31,7 @@ def run_until(job_order: str, commits: int | None, durable: bytes, path: Path, *
     journal = SimulatedJournal(durable, rng=rng)
     history = History(journal.records)
     transport = SimulatedTransport(3, rng=rng, faults=Faults(), outcome=candidate_outcome)
-    coordinator = make_coordinator(job, told=[], epoch=len(history.lives) + 1, ranks=(1, 2, 3))
+    coordinator = make_coordinator(job, epoch=len(history.lives) + 1, ranks=(1, 2, 3))
     journal.append(
         {
             "kind": "run",
@@ -102,7 +102,7 @@ def test_a_snapshot_of_another_history_is_refused(tmp_path: Path) -> None:
     state = snapshot.resume_state(path, history)
     assert state is not None
     state["history_sha256"] = "0" * 64
-    coordinator = make_coordinator(make_job(), told=[], epoch=2, ranks=(1,))
+    coordinator = make_coordinator(make_job(), epoch=2, ranks=(1,))
     with pytest.raises(StoreError, match="the snapshot belongs to another history"):
         coordinator.restore(history, state, at=0.0)
 
