@@ -75,6 +75,7 @@ class TrainingSettings(Settings):
         epochs: of a trial of full fidelity.
         batch_size: the global one, over all shards.
         schedule: of the learning rate, over all steps of a trial: `cosine` and `linear` bring it down to zero.
+        clip_norm: norm that the gradient of a step is scaled down to where it is larger; None never does.
         scale_lr: `linear` multiplies the learning rate by the number of shards.
         sync_batch_norm: batch statistics over the whole batch and not each shard alone; needs the fast reduction.
         precision: `auto` is bf16 on GPUs that have it and fp32 on CPUs.
@@ -85,6 +86,7 @@ class TrainingSettings(Settings):
     batch_size: int = Field(default=64, ge=1)
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: Literal["constant", "cosine", "linear"] = "constant"
+    clip_norm: float | None = Field(default=None, gt=0)
     scale_lr: Literal["none", "linear"] = "none"
     sync_batch_norm: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -25,7 +25,9 @@ class Head:
         batch_norm: whether batch normalization stands between the two.
         dropout: probability, before each dense layer.
         features: "pooled" averages maps to one value a channel, "flattened" takes all values; "auto" flattens maps of
-            up to `LARGEST_FLATTENED_MAP` positions, where the place of a feature still tells something.
+            up to `LARGEST_FLATTENED_MAP` positions, where the place of a feature still tells something. "positions"
+            has the dense layers at each position of a sequence, with outputs at each.
+        tied: whether the last dense layer of "positions" has the weight of the network's `Embedding`.
     """
 
     kind: str = "dense"
@@ -34,12 +36,17 @@ class Head:
     batch_norm: bool = False
     dropout: float = 0.0
     features: str = "pooled"
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("dense", "none"):
             raise BadInput(f"head.kind: {self.kind!r} is not a choice; set dense or none")
-        if self.features not in ("auto", "pooled", "flattened"):
-            raise BadInput(f"head.features: {self.features!r} is not a choice; set auto, pooled or flattened")
+        if self.features not in ("auto", "pooled", "flattened", "positions"):
+            raise BadInput(
+                f"head.features: {self.features!r} is not a choice; set auto, pooled, flattened or positions"
+            )
+        if self.tied and self.features != "positions":
+            raise BadInput("head.tied: needs outputs at each position of a sequence; set features to positions")
         if any(not isinstance(width, int) or width < 1 for width in self.layers):
             raise BadInput(f"head.layers: {list(self.layers)} is wrong; set a list of positive integers")
 
@@ -58,7 +65,8 @@ class Head:
         if self.kind == "none":
             return []
         steps: list[tuple[str, str, dict[str, Json]]] = []
-        dims = len(shape) - 1
+        dims = 0 if self.features == "positions" else len(shape) - 1
+        kind = "PositionLinear" if self.features == "positions" else "Linear"
         if dims and not self._flattens(shape):
             steps.append(("head.pool", f"AdaptiveAvgPool{dims}d", {"output_size": 1}))
         if dims:
@@ -66,12 +74,18 @@ class Head:
         for index, width in enumerate((*self.layers, n_outputs)):
             if self.dropout:
                 steps.append((f"head.dropout{index}", "Dropout", {"p": self.dropout}))
-            steps.append((f"head.linear{index}", "Linear", {"out_features": width}))
+            steps.append((f"head.linear{index}", kind, {"out_features": width}))
             if index < len(self.layers):
                 if self.batch_norm:
                     steps.append((f"head.norm{index}", "BatchNorm1d", {}))
                 steps.append((f"head.activation{index}", self.activation, {}))
+        if self.tied:
+            steps[-1][2]["tied"] = True
         return steps
+
+    def output_shape(self, shape: Shape, n_outputs: int) -> Shape:
+        """Of the whole network, whose last searched layer gives `shape`."""
+        return (n_outputs, *shape[1:]) if self.features == "positions" else (n_outputs,)
 
     def _flattens(self, shape: Shape) -> bool:
         if self.features == "auto":

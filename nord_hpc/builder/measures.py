@@ -18,7 +18,7 @@ OUTER_SHARE = 0.1
 LEAST_OUTER_MASS = 100.0
 """That mass is at least this, so that it counts in small networks too; so it is in NORD."""
 
-_WEIGHTED = ("Conv", "SeparableConv", "Linear")
+_WEIGHTED = ("Conv", "SeparableConv", "Linear", "Embedding", "PositionLinear", "RecurrentCell")
 _OUTER_KINDS = ("Input", "Output")
 
 
@@ -90,7 +90,7 @@ def _is_outer(step: Step, index: int) -> bool:
 
 
 def _decides(step: Step, index: int, *, n_steps: int) -> bool:
-    return index == n_steps - 1 and step.kind == "Linear" and step.layer.startswith("head.")
+    return index == n_steps - 1 and step.kind in ("Linear", "PositionLinear") and step.layer.startswith("head.")
 
 
 def _channel_products(step: Step, incoming: int) -> int:

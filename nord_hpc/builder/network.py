@@ -68,6 +68,8 @@ class Network(nn.Module):
             name = f"layer{index}"
             self.add_module(name, custom.load(step.factory, folder=folder)(**step.parameters))
             self._uses.append(_Use(step, name, projections, tuple(finished[index])))
+            if step.parameters.get("tied") and step.kind == "PositionLinear":
+                self._modules[name].tie(self._modules["layer0"])  # type: ignore[union-attr,operator]
 
     def _add_projection(self, index: int, adapter: Adapter) -> str | None:
         if adapter.project is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nord_hpc.builder import shapes
+from nord_hpc.builder import sequence_shapes, shapes
 from nord_hpc.builder.shapes import Rule
 
 
@@ -31,6 +31,7 @@ def _operation(kind: str, rule: Rule, accepts: str = "", *, module: str = "torch
 
 
 _OWN = "nord_hpc.builder.layers"
+_RECURRENT = "nord_hpc.builder.recurrent"
 _SCALING = "nord_hpc.builder.scaling_layers"
 _WINDOW = "kernel_size stride padding dilation"
 _NORM = "num_features eps momentum affine track_running_stats"
@@ -78,6 +79,7 @@ OPERATIONS: dict[str, Operation] = dict(
         _operation("Conv2d151", shapes.convolution_151, "in_channels out_channels stride kernel_size", module=_SCALING),
         _operation("Dropout", shapes.dropout, "p inplace"),
         *(_operation(f"Dropout{n}d", shapes.map_dropout(n), "p inplace") for n in (1, 2, 3)),
+        _operation("Embedding", sequence_shapes.embedding, "num_embeddings embedding_dim", module=_RECURRENT),
         _operation("FirstChannels", shapes.first_channels, "channels", module=_OWN),
         _operation("Flatten", shapes.flatten, "start_dim end_dim"),
         _operation("GroupNorm", shapes.group_norm, "num_groups num_channels eps affine"),
@@ -89,6 +91,13 @@ OPERATIONS: dict[str, Operation] = dict(
         *(_operation(f"MaxPool{n}d", shapes.max_pool(n), f"{_WINDOW} return_indices ceil_mode") for n in (1, 2, 3)),
         ("Output", Operation(shapes.same_shape, "torch.nn:Identity", frozenset())),
         _operation("PReLU", shapes.prelu, "num_parameters init"),
+        _operation(
+            "PositionLinear",
+            sequence_shapes.position_linear,
+            "in_features out_features bias tied",
+            module=_RECURRENT,
+        ),
+        _operation("RecurrentCell", sequence_shapes.recurrent_cell, "input_size hidden_size cell", module=_RECURRENT),
         _operation("ScaleLayer", shapes.same_shape, "scale", module=_SCALING),
         *(
             _operation(

@@ -40,6 +40,7 @@ class Step:
         n_parameters: trainable ones of the layer itself.
         multiply_adds: of one sample in the layer itself, forward.
         note: what the layer does differently from what was asked, by rule.
+        n_inner_values: numbers of one sample that the backward pass keeps inside the layer.
     """
 
     layer: str
@@ -54,6 +55,7 @@ class Step:
     n_parameters: int
     multiply_adds: int
     note: str | None
+    n_inner_values: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,28 @@ def plan(
         head = Head()
     elif not isinstance(head, Head):
         head = Head.from_json(head)
-    for name, kind, parameters in head.operations(planner.steps[-1].output_shape, n_outputs):
+    features = planner.steps[-1].output_shape
+    for name, kind, parameters in head.operations(features, n_outputs):
         planner.add(name, kind, parameters, (len(planner.steps) - 1,), "add")
-    last = planner.steps[-1]
-    if last.output_shape != (n_outputs,):
+    last, wanted = planner.steps[-1], head.output_shape(features, n_outputs)
+    if last.output_shape != wanted:
         Site(last.layer, last.kind).refuse(
-            f"is the last one and gives {describe(last.output_shape)}, not of {n_outputs}"
+            f"is the last one and gives {describe(last.output_shape)}, not of {'x'.join(map(str, wanted))}"
         )
+    if head.tied:
+        _check_tied(last, planner.steps[0])
     return planner.finish()
+
+
+def _check_tied(last: Step, first: Step) -> None:
+    """Refuse to tie what is no embedding, or is of another shape."""
+    if first.kind != "Embedding":
+        Site(last.layer, last.kind).refuse(f"is tied, but the first layer is a {first.kind} and no Embedding")
+    if first.parameters["embedding_dim"] != last.parameters["in_features"]:
+        Site(last.layer, last.kind).refuse(
+            f"is tied, but gets {last.parameters['in_features']} features, and the embedding has "
+            f"{first.parameters['embedding_dim']}"
+        )
 
 
 class _Planner:
@@ -176,6 +192,7 @@ class _Planner:
                 n_parameters=inferred.n_parameters,
                 multiply_adds=inferred.multiply_adds,
                 note=inferred.note,
+                n_inner_values=inferred.n_inner_values,
             )
         )
 
@@ -196,7 +213,7 @@ class _Planner:
         for step in self.steps:
             n_parameters += step.n_parameters
             multiply_adds += step.multiply_adds
-            n_values += prod(step.output_shape)
+            n_values += prod(step.output_shape) + step.n_inner_values
             if step.join is not None:
                 n_values += prod(step.input_shape)
                 for adapter in step.inputs:

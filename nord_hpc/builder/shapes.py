@@ -38,6 +38,7 @@ class Inferred(NamedTuple):
         multiply_adds: of one sample, forward.
         flatten: whether the input is flattened to a vector before the layer.
         note: what the layer does differently from what was asked, by rule.
+        n_inner_values: numbers of one sample that the backward pass keeps inside the layer, beside its output.
     """
 
     parameters: dict[str, Json]
@@ -46,6 +47,7 @@ class Inferred(NamedTuple):
     multiply_adds: int = 0
     flatten: bool = False
     note: str | None = None
+    n_inner_values: int = 0
 
 
 Rule = Callable[[Site, Parameters, Shape], Inferred]
@@ -73,7 +75,7 @@ def map_dropout(dims: int) -> Rule:
     """Dropout of whole channels of `dims`-dimensional maps."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         return dropout(site, given, shape)
 
     return rule
@@ -81,7 +83,7 @@ def map_dropout(dims: int) -> Rule:
 
 def prelu(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """PReLU with one slope, or one for each channel."""
-    slopes = _positive(site, given, "num_parameters", 1)
+    slopes = positive(site, given, "num_parameters", 1)
     if slopes not in (1, shape[0]):
         site.refuse(f"has {slopes} slopes, but its input is {describe(shape)}: set num_parameters to 1 or {shape[0]}")
     return Inferred({**given, "num_parameters": slopes}, shape, slopes)
@@ -96,7 +98,7 @@ def flatten(site: Site, given: Parameters, shape: Shape) -> Inferred:
 
 def first_channels(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """The first channels of a map, or values of a vector; the others are cut off."""
-    channels = _positive(site, given, "channels")
+    channels = positive(site, given, "channels")
     if channels > shape[0]:
         site.refuse(
             f"keeps {channels} channels, but its input is {describe(shape)}: set channels to {shape[0]} or less"
@@ -115,9 +117,9 @@ def size_scale(site: Site, given: Parameters, shape: Shape) -> Inferred:
 
 def convolution_151(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """A 1 x 5 convolution, then a 5 x 1 convolution; each is clamped to the map that it meets."""
-    _require_map(site, shape, 2)
-    channels = _positive(site, given, "out_channels")
-    stride = _positive(site, given, "stride", 1)
+    require_map(site, shape, 2)
+    channels = positive(site, given, "out_channels")
+    stride = positive(site, given, "stride", 1)
     kernel = _sizes(site, given, "kernel_size", 2, 5)
     width = min(kernel[1], shape[2])
     middle = ((shape[1] - 1) // stride + 1, (shape[2] - width) // stride + 1)
@@ -137,8 +139,8 @@ def convolution_151(site: Site, given: Parameters, shape: Shape) -> Inferred:
 def linear(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """A dense layer over the flattened input."""
     n_inputs = prod(shape)
-    n_outputs = _positive(site, given, "out_features")
-    bias = _flag(site, given, "bias", True)
+    n_outputs = positive(site, given, "out_features")
+    bias = flag(site, given, "bias", True)
     completed = {"in_features": n_inputs, "out_features": n_outputs, "bias": bias}
     weights = n_inputs * n_outputs
     return Inferred(completed, (n_outputs,), weights + n_outputs * bias, weights, flatten=len(shape) > 1)
@@ -148,11 +150,11 @@ def convolution(dims: int) -> Rule:
     """A convolution over `dims`-dimensional maps, with the input channels of its input."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         channels = shape[0]
-        n_outputs = _positive(site, given, "out_channels")
-        groups = _positive(site, given, "groups", 1)
-        bias = _flag(site, given, "bias", True)
+        n_outputs = positive(site, given, "out_channels")
+        groups = positive(site, given, "groups", 1)
+        bias = flag(site, given, "bias", True)
         if channels % groups or n_outputs % groups:
             site.refuse(
                 f"has {groups} groups, which do not divide its {channels} input and {n_outputs} output channels"
@@ -176,10 +178,10 @@ def separable_convolution(dims: int) -> Rule:
     """A depthwise convolution without bias, then a 1x1 convolution."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         channels = shape[0]
-        n_outputs = _positive(site, given, "out_channels")
-        bias = _flag(site, given, "bias", True)
+        n_outputs = positive(site, given, "out_channels")
+        bias = flag(site, given, "bias", True)
         window, sizes, note = _convolution_window(site, given, shape, dims)
         weights = channels * prod(window["kernel_size"]) + channels * n_outputs
         completed = {"in_channels": channels, "out_channels": n_outputs, **window, "bias": bias}
@@ -192,7 +194,7 @@ def max_pool(dims: int) -> Rule:
     """The largest value of each window."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         if given.get("return_indices"):
             site.refuse("cannot return indices: leave return_indices away")
         dilation = _sizes(site, given, "dilation", dims, 1)
@@ -206,11 +208,11 @@ def average_pool(dims: int) -> Rule:
     """The mean of each window. In 3-D torch takes no window that is larger than the map without its padding."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         completed, sizes, note = _pool_window(site, given, shape, dims, (1,) * dims, inside=dims == 3)
-        completed["count_include_pad"] = _flag(site, given, "count_include_pad", True)
+        completed["count_include_pad"] = flag(site, given, "count_include_pad", True)
         if given.get("divisor_override") is not None:
-            completed["divisor_override"] = _positive(site, given, "divisor_override")
+            completed["divisor_override"] = positive(site, given, "divisor_override")
         return Inferred(completed, (shape[0], *sizes), note=note)
 
     return rule
@@ -220,7 +222,7 @@ def adaptive_pool(dims: int) -> Rule:
     """Pooling to a stated size; None keeps the size of the input."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         if given.get("return_indices"):
             site.refuse("cannot return indices: leave return_indices away")
         wanted = given.get("output_size", 1)
@@ -241,8 +243,8 @@ def batch_norm(dims: int) -> Rule:
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
         if not (dims == 1 and len(shape) == 1):
-            _require_map(site, shape, dims)
-        affine = _flag(site, given, "affine", True)
+            require_map(site, shape, dims)
+        affine = flag(site, given, "affine", True)
         completed = {**given, "num_features": shape[0], "affine": affine}
         return Inferred(completed, shape, 2 * shape[0] * affine)
 
@@ -253,10 +255,10 @@ def instance_norm(dims: int) -> Rule:
     """Normalization of each channel of each sample."""
 
     def rule(site: Site, given: Parameters, shape: Shape) -> Inferred:
-        _require_map(site, shape, dims)
+        require_map(site, shape, dims)
         if prod(shape[1:]) == 1:
             site.refuse(f"needs more than one value in a channel, but its input is {describe(shape)}")
-        affine = _flag(site, given, "affine", False)
+        affine = flag(site, given, "affine", False)
         completed = {**given, "num_features": shape[0], "affine": affine}
         return Inferred(completed, shape, 2 * shape[0] * affine)
 
@@ -265,25 +267,26 @@ def instance_norm(dims: int) -> Rule:
 
 def group_norm(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """Normalization of groups of channels of each sample."""
-    groups = _positive(site, given, "num_groups")
+    groups = positive(site, given, "num_groups")
     if shape[0] % groups:
         site.refuse(f"has {groups} groups, which do not divide its {shape[0]} input channels")
     if prod(shape) == groups:
         site.refuse(f"needs more than one value in a group, but has {groups} groups and its input is {describe(shape)}")
-    affine = _flag(site, given, "affine", True)
+    affine = flag(site, given, "affine", True)
     completed = {**given, "num_groups": groups, "num_channels": shape[0], "affine": affine}
     return Inferred(completed, shape, 2 * shape[0] * affine)
 
 
 def layer_norm(site: Site, given: Parameters, shape: Shape) -> Inferred:
     """Normalization of each sample over its whole shape."""
-    affine = _flag(site, given, "elementwise_affine", True)
-    bias = _flag(site, given, "bias", True)
+    affine = flag(site, given, "elementwise_affine", True)
+    bias = flag(site, given, "bias", True)
     completed = {**given, "normalized_shape": list(shape), "elementwise_affine": affine, "bias": bias}
     return Inferred(completed, shape, affine * (1 + bias) * prod(shape))
 
 
-def _require_map(site: Site, shape: Shape, dims: int) -> None:
+def require_map(site: Site, shape: Shape, dims: int) -> None:
+    """Refuse inputs that are no `dims`-dimensional maps."""
     if len(shape) != dims + 1:
         site.refuse(f"works on {dims}-D maps, but its input is {describe(shape)}")
 
@@ -329,7 +332,7 @@ def _pool_window(
     kernel = _sizes(site, given, "kernel_size", dims)
     stride = _sizes(site, given, "stride", dims, kernel)
     padding = _sizes(site, given, "padding", dims, 0, least=0)
-    ceil_mode = _flag(site, given, "ceil_mode", False)
+    ceil_mode = flag(site, given, "ceil_mode", False)
     if any(2 * side > k for side, k in zip(padding, kernel, strict=True)):
         site.refuse(f"has padding {_text(padding)}, more than half of its kernel {_text(kernel)}")
     clamped = _clamp(kernel, dilation, (0,) * dims if inside else padding, shape)
@@ -401,7 +404,8 @@ def _sizes(
     site.refuse(f"has {key} {value!r}: set an integer of at least {least}, or a list of {dims}")
 
 
-def _positive(site: Site, given: Parameters, key: str, default: int | None = None) -> int:
+def positive(site: Site, given: Parameters, key: str, default: int | None = None) -> int:
+    """A parameter that is a positive integer."""
     value = given.get(key, default)
     if type(value) is int and value > 0:
         return value
@@ -413,7 +417,8 @@ def _positive(site: Site, given: Parameters, key: str, default: int | None = Non
     return size
 
 
-def _flag(site: Site, given: Parameters, key: str, default: bool) -> bool:
+def flag(site: Site, given: Parameters, key: str, default: bool) -> bool:
+    """A parameter that is true or false."""
     value = given.get(key, default)
     if value is True or value is False:
         return bool(value)

@@ -19,13 +19,14 @@ from nord_hpc.datasets import cleaning, prepared
 from nord_hpc.datasets.carving import PARTS, Carved, carve_parts
 from nord_hpc.datasets.normalization import normalize, normalized_chunks
 from nord_hpc.datasets.rows import Rows
+from nord_hpc.datasets.sequences import RawSequence, training_windows, windows
 from nord_hpc.datasets.storage import Storage, choose_storage
 from nord_hpc.errors import BadInput
 from nord_hpc.trial import Json
 
 LOG = logging.getLogger(__name__)
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "language_modelling"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SMALL_BYTES = 8_000_000
@@ -39,9 +40,9 @@ LOCK_FIRST_BYTES = 1_000_000
 class RawData:
     """What a source gives, before cleaning, splitting and normalization.
 
-    Samples x are [N, C, ...] with one to three axes after the channels; uint8 or float32 (other numbers become
-    float32). They may be mapped from files. Targets y are labels, integers or strings [N], for classification, and
-    numbers [N] or [N, K] for regression.
+    Samples x are [N, C, ...] with one to three axes after the channels, or vectors [N, F], whose features are their
+    channels; uint8 or float32 (other numbers become float32). They may be mapped from files. Targets y are labels,
+    integers or strings [N], for classification, and numbers [N] or [N, K] for regression.
 
     Attributes:
         x_test: None where the data have no test part: 20 % are then carved out, the same in every job.
@@ -79,7 +80,7 @@ class Source(Protocol):
 
     def __init__(self, options: Any, *, path: Path | None, cache: Path) -> None: ...
 
-    def load(self) -> RawData:
+    def load(self) -> RawData | RawSequence:
         """Read the data.
 
         Raises:
@@ -93,8 +94,10 @@ class Split:
 
     Attributes:
         x: float32 [N, C, ...], normalized and read-only; or, where `DatasetInfo.normalized` is false, `Rows` of the
-            source's own numbers, to be read batch by batch and given to `DatasetInfo.normalize`.
-        y: int64 [N] for classification; float32 [N] or [N, K] for regression.
+            source's own numbers, to be read batch by batch and given to `DatasetInfo.normalize`. For language
+            modelling int32 [N, T]: windows of tokens, in the order of the text.
+        y: int64 [N] for classification; float32 [N] or [N, K] for regression; for language modelling the next tokens,
+            int32 [N, T], -1 behind the end of a part.
     """
 
     x: Array | Rows
@@ -107,7 +110,8 @@ class DatasetInfo:
 
     Attributes:
         n_outputs: classes, or numbers to predict.
-        input_shape: of one sample, channels first.
+        input_shape: of one sample, channels first. For language modelling (vocabulary, tokens of a window): the map of
+            one-hot vectors for which token indices stand.
         n_train: samples in use, after `fraction`.
         storage: `device` arrays are made as `host` ones, for the trainer to put onto its GPU.
         storage_reason: one line: what was chosen and why.
@@ -118,6 +122,7 @@ class DatasetInfo:
         class_names: one for each class; empty for regression.
         notes: everything that was changed or left out.
         fingerprint: SHA-256 of all samples and targets before they were split.
+        evaluation_streams: for language modelling, the parallel streams in which validation and test part are read.
     """
 
     name: str
@@ -138,6 +143,7 @@ class DatasetInfo:
     fingerprint: str
     source: str
     licence: str
+    evaluation_streams: int = 1
 
     def normalize(self, x_NC: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Raw samples of this data set as the network is to see them; the same bits as in a prepared part."""
@@ -251,8 +257,10 @@ class _Opening:
         Args:
             identity: None where only the content tells.
         """
-        raw = self.source.load()
+        raw: object = self.source.load()
         settings = self.settings
+        if isinstance(raw, RawSequence):
+            return _of_sequence(raw, settings, device=self.device)
         if not isinstance(raw, RawData):
             raise BadInput(f"dataset {settings.name}: load() gave {type(raw).__name__}; return a RawData")
         carved = _carved(raw, settings)
@@ -284,7 +292,10 @@ class _Opening:
         )
         if not found.facts["in_place"]:
             return Dataset(info, **{name: Split(arrays[f"x_{name}"], arrays[f"y_{name}"]) for name in PARTS})
-        raw = raw or self.source.load()
+        if raw is None:
+            loaded = self.source.load()
+            assert isinstance(loaded, RawData)
+            raw = loaded
         whole = {"train": raw.x_train, "validation": raw.x_validation, "test": raw.x_test}
         splits = {}
         for name in PARTS:
@@ -324,6 +335,41 @@ def _info(raw: RawData, carved: Carved, *, name: str, storage: Storage, reason: 
         source=raw.source,
         licence=raw.licence,
     )
+
+
+def _of_sequence(raw: RawSequence, settings: job.DatasetSettings, *, device: str) -> Dataset:
+    """The data set of a text. Its tokens stay in this process's memory: they are few bytes."""
+    try:
+        arrays = {"train": training_windows(raw.parts["train"], raw.window, fraction=settings.fraction)}
+    except BadInput as error:
+        raise BadInput(f"dataset {settings.name}: {error}") from error
+    arrays |= {name: windows(raw.parts[name], raw.window) for name in PARTS if name not in arrays}
+    n_bytes = sum(x.nbytes + y.nbytes for x, y in arrays.values())
+    storage, reason = choose_storage(settings.storage, normalized_bytes=n_bytes, device=device)
+    if storage == "mmap":
+        storage, reason = "host", "tokens are kept in memory"
+    info = DatasetInfo(
+        name=settings.name,
+        task="language_modelling",
+        n_outputs=len(raw.vocabulary),
+        input_shape=(len(raw.vocabulary), raw.window),
+        n_train=len(arrays["train"][0]),
+        n_validation=len(arrays["validation"][0]),
+        n_test=len(arrays["test"][0]),
+        storage=storage,
+        storage_reason=reason,
+        mean=(),
+        std=(),
+        normalized=True,
+        class_labels={token: index for index, token in enumerate(raw.vocabulary)},
+        class_names=raw.vocabulary,
+        notes=raw.notes,
+        fingerprint=raw.fingerprint(),
+        source=raw.source,
+        licence=raw.licence,
+        evaluation_streams=raw.evaluation_streams,
+    )
+    return Dataset(info, **{name: Split(x, y) for name, (x, y) in arrays.items()})
 
 
 def _arrays(info: DatasetInfo, carved: Carved, *, in_place: bool) -> dict[str, prepared.ArrayToWrite]:

@@ -86,7 +86,6 @@ class TrainingEvaluator:
             head: behind the descriptor's last layer.
             size_policy: to which size maps are scaled where they meet.
             digests: whether the learning curve carries the digest of the weights after every epoch.
-            clip_norm: norm that the gradient of a step is scaled down to where it is larger; None never does.
             latency: whether latency_ms is measured: the trained network's time for one sample, on the device of the
                 gang's first rank. It is not repeatable, nor is a search whose strategy looks at it.
         """
@@ -94,7 +93,6 @@ class TrainingEvaluator:
         head: HeadOptions = HeadOptions()
         size_policy: Literal["smallest", "largest"] | int | tuple[int, ...] = "smallest"
         digests: bool = False
-        clip_norm: float | None = Field(default=None, gt=0)
         latency: bool = False
 
     def __init__(self, options: Options, *, job: Job, folder: Path, weights_folder: Path) -> None:
@@ -270,7 +268,7 @@ class TrainingEvaluator:
             precision=precision,
             data_parallel=data_parallel,
             control=control,
-            given=Given(metrics=self._metrics(), clip_norm=self._options.clip_norm),
+            given=Given(metrics=self._metrics()),
             digests=self._options.digests,
             checkpoint=self._checkpoint(trial, leads=data_parallel.rank == 0),
         )

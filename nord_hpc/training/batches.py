@@ -80,6 +80,17 @@ def epoch_order(indices_N: npt.NDArray[np.int64], *, seed: int, epoch: int) -> n
     return seeding.generator(seed, "order", epoch).permutation(indices_N)
 
 
+def stream_order(plan: BatchPlan, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Likewise for the windows of a sequence, [steps x batch]: each place in a batch reads a stream of its own.
+
+    The streams are equal, consecutive parts of the sequence. The windows that fill no batch are left out before and
+    behind them.
+    """
+    left_out = plan.n_samples - plan.samples_used
+    start = int(seeding.generator(seed, "order", epoch).integers(left_out + 1))
+    return start + np.arange(plan.samples_used).reshape(plan.batch, plan.steps).T.reshape(-1)
+
+
 def noise_seed(base: int, *, epoch: int, step: int, part: int) -> int:
     """The seed of what is random inside the network in one part of one step; its low 32 bits are well mixed."""
     value = (base + 0x9E3779B97F4A7C15 * (epoch << 40 ^ step << 12 ^ part)) & 0xFFFFFFFFFFFFFFFF

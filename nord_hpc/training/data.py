@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+SEQUENCE_TASK = "language_modelling"
+"""The task of data whose samples follow each other."""
+
+PADDING = -1
+"""Target of a place of a sequence that is none; it counts in no loss and no metric."""
 
 ALIGNMENT_BYTES = 64
 """Of torch's own memory. Kernels may add in another order on arrays that start elsewhere."""
@@ -17,10 +24,11 @@ class Info(Protocol):
     """What a loop needs to know of a data set; `nord_hpc.datasets.dataset.DatasetInfo` is one.
 
     Attributes:
-        task: "classification" or "regression".
+        task: "classification", "regression" or "language_modelling".
         n_outputs: classes, or numbers to predict.
         storage: "device" puts the arrays onto the GPU; "host" and "mmap" leave them where they are.
         normalized: whether the parts' x are normalized already.
+        evaluation_streams: of a sequence: in how many parallel streams it is scored.
     """
 
     @property
@@ -31,6 +39,8 @@ class Info(Protocol):
     def storage(self) -> str: ...
     @property
     def normalized(self) -> bool: ...
+    @property
+    def evaluation_streams(self) -> int: ...
     def normalize(self, x_NC: Any) -> npt.NDArray[np.float32]: ...
 
 
@@ -77,6 +87,10 @@ class Part:
         """The samples of consecutive positions."""
         return self._on_device(self._x[where]), self._y[where]
 
+    def pieces(self, where: slice) -> Iterator[Batch]:
+        """The samples of consecutive positions, in the pieces in which a network sees them one after the other."""
+        yield self[where]
+
     def in_order(self, order_N: npt.NDArray[np.int64]) -> OrderedPart:
         """The samples with these indices, in this order."""
         return OrderedPart(self, order_N)
@@ -102,6 +116,58 @@ class Part:
             if x_BC.dim() == 4:
                 x_BC = x_BC.contiguous(memory_format=torch.channels_last)
         return x_BC
+
+
+class StreamedPart:
+    """Validation or test part of a sequence: its windows in parallel streams, each of which counts as one sample.
+
+    Args:
+        split: windows [N, T] in the order of the text.
+        streams: at most so many; each but the last has equally many windows.
+    """
+
+    def __init__(self, split: Split, info: Info, *, device: torch.device, streams: int) -> None:
+        self.device = device
+        n_windows, length = split.x.shape
+        self._length = length
+        self._windows = -(-n_windows // streams)
+        n_streams = -(-n_windows // self._windows)
+        self._x, self._y = (
+            self._in_streams(as_tensor(array).to(device), n_streams, filling=filling)
+            for array, filling in ((split.x, 0), (split.y, PADDING))
+        )
+
+    def __len__(self) -> int:
+        return len(self._y)
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """Of all streams, on the device."""
+        return self._y
+
+    def __getitem__(self, where: slice) -> Batch:
+        """Whole streams."""
+        return self._x[where], self._y[where]
+
+    def pieces(self, where: slice) -> Iterator[Batch]:
+        """The windows of some streams, one after the other."""
+        x_BL, y_BL = self[where]
+        for window in range(self._windows):
+            place = slice(window * self._length, (window + 1) * self._length)
+            yield x_BL[:, place], y_BL[:, place]
+
+    def _in_streams(self, windows_NT: torch.Tensor, n_streams: int, *, filling: int) -> torch.Tensor:
+        """[streams, tokens], the last stream filled up."""
+        all_NT = windows_NT.new_full((n_streams * self._windows, self._length), filling)
+        all_NT[: len(windows_NT)] = windows_NT
+        return all_NT.view(n_streams, -1)
+
+
+def scored_part(split: Split, info: Info, *, device: torch.device) -> Part | StreamedPart:
+    """A part as it is scored: samples one by one, or the streams of a sequence."""
+    if info.task == SEQUENCE_TASK:
+        return StreamedPart(split, info, device=device, streams=info.evaluation_streams)
+    return Part(split, info, device=device)
 
 
 class OrderedPart:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from nord_hpc.errors import BadInput
+from nord_hpc.training.data import PADDING
 
 LossSum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Outputs [N, C] and targets to a scalar: the sum over the samples of each one's loss."""
@@ -43,16 +44,27 @@ def mean_absolute_error(outputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> t
     return total * (len(outputs_BT) / outputs_BT.numel())
 
 
+def token_cross_entropy(outputs_BVT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """Over the samples, of the mean negative log-likelihood of each one's next tokens; padding counts as nothing."""
+    total = functional.cross_entropy(outputs_BVT, targets_BT.long(), reduction="sum", ignore_index=PADDING)
+    return total / targets_BT.shape[1]
+
+
 LOSSES: dict[str, LossSum] = {
     "cross_entropy": cross_entropy,
     "kl_divergence": kl_divergence,
     "mean_absolute_error": mean_absolute_error,
     "mean_squared_error": mean_squared_error,
     "one_hot_cross_entropy": one_hot_cross_entropy,
+    "token_cross_entropy": token_cross_entropy,
 }
 """Name to loss."""
 
-LOSS_OF_TASK = {"classification": "cross_entropy", "regression": "mean_squared_error"}
+LOSS_OF_TASK = {
+    "classification": "cross_entropy",
+    "regression": "mean_squared_error",
+    "language_modelling": "token_cross_entropy",
+}
 """What a job trains with."""
 
 

@@ -6,6 +6,7 @@ Importing this file imports no torch; computing with it does.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -235,6 +236,60 @@ class UserMetric:
             raise BadInput(f"metric {self.name}: gave {type(value).__name__}; return a number or a dict") from error
 
 
+class TokenCrossEntropy:
+    """Mean negative log-likelihood of the next tokens, in nats, 0 or more. Places with negative targets are none."""
+
+    name = "cross_entropy"
+    n_sums = 2
+    greater_is_better = False
+
+    def __init__(self, n_outputs: int) -> None:
+        del n_outputs
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        log_likelihood_NVT = outputs.double().log_softmax(1)
+        losses_NT = -log_likelihood_NVT.gather(1, targets.long().clamp(min=0).unsqueeze(1)).squeeze(1)
+        return _masked_sum_and_count(losses_NT, targets)
+
+    def compute(self, sums: Sequence[float]) -> float:
+        return sums[0] / sums[1]
+
+
+class BitsPerCharacter(TokenCrossEntropy):
+    """The same in bits; per character where the tokens are characters, else per token."""
+
+    name = "bits_per_character"
+
+    def compute(self, sums: Sequence[float]) -> float:
+        return sums[0] / sums[1] / math.log(2)
+
+
+class Perplexity(TokenCrossEntropy):
+    """The exponential of the cross entropy, 1 or more; at most e^700, which is near the largest number."""
+
+    name = "perplexity"
+
+    def compute(self, sums: Sequence[float]) -> float:
+        return math.exp(min(sums[0] / sums[1], 700.0))
+
+
+class TokenAccuracy:
+    """Share of the next tokens that have the largest output, 0 to 1."""
+
+    name = "accuracy"
+    n_sums = 2
+    greater_is_better = True
+
+    def __init__(self, n_outputs: int) -> None:
+        del n_outputs
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return _masked_sum_and_count((outputs.argmax(1) == targets).double(), targets)
+
+    def compute(self, sums: Sequence[float]) -> float:
+        return sums[0] / sums[1]
+
+
 METRICS: dict[str, dict[str, type[Metric]]] = {
     "classification": {
         "accuracy": Accuracy,
@@ -246,12 +301,19 @@ METRICS: dict[str, dict[str, type[Metric]]] = {
         "mean_squared_error": MeanSquaredError,
         "mean_absolute_error": MeanAbsoluteError,
     },
+    "language_modelling": {
+        "bits_per_character": BitsPerCharacter,
+        "perplexity": Perplexity,
+        "cross_entropy": TokenCrossEntropy,
+        "accuracy": TokenAccuracy,
+    },
 }
 """Task to name to metric. All metrics of the data's task are measured; the job's objective is one of them."""
 
 OTHERS: dict[str, dict[str, type[Metric] | type[WholeMetric]]] = {
     "classification": {"auc": Auc},
     "regression": {},
+    "language_modelling": {},
 }
 """Likewise, but measured only where asked for, as they cost more."""
 
@@ -270,7 +332,7 @@ def check_name(name: str, *, task: str | None = None) -> None:
         if task is None or name in of_task[task]:
             return
         raise BadInput(f"objective.metric: {name} is not for {task} data; set one of {', '.join(of_task[task])}")
-    known = [name for names in of_task.values() for name in names]
+    known = list(dict.fromkeys(name for names in of_task.values() for name in names))
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise BadInput(f"objective.metric: unknown metric {name!r}: {hint}set one of {', '.join(known)}")
@@ -301,7 +363,7 @@ def chosen(given: Sequence[str | Callable[..., object] | Metric | WholeMetric], 
     """
     known: dict[str, Any] = {"kl_divergence": KlDivergence}
     for task in METRICS:
-        known |= METRICS[task] | OTHERS[task]
+        known = {**METRICS[task], **OTHERS[task], **known}  # of two of one name the first task's
     found: list[Any] = []
     for item in given:
         if isinstance(item, str):
@@ -325,6 +387,12 @@ def _indices(targets: torch.Tensor) -> torch.Tensor:
 def _sum_and_count(values: torch.Tensor) -> torch.Tensor:
     total = values.sum()
     return _stack([total, total.new_full((), values.numel())])
+
+
+def _masked_sum_and_count(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Over the places with a target."""
+    present = targets >= 0
+    return _stack([(values * present).sum(), present.sum().double()])
 
 
 def _class_counts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,14 @@ from torch import nn
 
 from nord_hpc.errors import TrialFailed
 from nord_hpc.interfaces import Control, DataParallel
-from nord_hpc.training.data import Part
+from nord_hpc.training.carried import CarriedStates
+from nord_hpc.training.data import Part, StreamedPart
 from nord_hpc.training.metrics import Metric, WholeMetric
 
 
 def score(
     network: nn.Module,
-    part: Part,
+    part: Part | StreamedPart,
     *,
     metrics: Sequence[Metric | WholeMetric],
     batch_size: int,
@@ -71,7 +72,7 @@ def score(
 
 def gather_sums(
     network: nn.Module,
-    part: Part,
+    part: Part | StreamedPart,
     *,
     metrics: Sequence[Metric],
     batch_size: int,
@@ -89,17 +90,25 @@ def gather_sums(
     n_rounds = -(-n_batches // data_parallel.size)
     width = sum(metric.n_sums for metric in metrics) + 1
     mine: list[torch.Tensor] = []
+    states = CarriedStates(network)
     network.eval()
     with torch.no_grad():
         for index in range(data_parallel.rank, n_batches, data_parallel.size):
-            control.check()
-            x_BC, y_B = part[index * batch_size : (index + 1) * batch_size]
-            with autocast:
-                outputs = network(x_BC)
-            outputs = outputs.float()
-            mine.append(batch_sums(outputs, y_B, metrics))
-            if kept is not None:
-                kept.append(outputs)
+            states.reset()
+            sums: torch.Tensor | None = None
+            for x_BC, y_B in part.pieces(slice(index * batch_size, (index + 1) * batch_size)):
+                control.check()
+                states.enter(0)
+                with autocast:
+                    outputs = network(x_BC)
+                states.leave(0)
+                outputs = outputs.float()
+                piece_sums = batch_sums(outputs, y_B, metrics)
+                sums = piece_sums if sums is None else sums + piece_sums
+                if kept is not None:
+                    kept.append(outputs)
+            assert sums is not None
+            mine.append(sums)
         if not mine:  # more ranks than batches
             x_BC, _ = part[0:1]
             mine.append(torch.zeros(width, dtype=torch.float64, device=x_BC.device))
@@ -118,7 +127,7 @@ def batch_sums(outputs_BC: torch.Tensor, targets_B: torch.Tensor, metrics: Seque
 
 
 def _gather_outputs(
-    mine: list[torch.Tensor], part: Part, *, batch_size: int, data_parallel: DataParallel
+    mine: list[torch.Tensor], part: Part | StreamedPart, *, batch_size: int, data_parallel: DataParallel
 ) -> torch.Tensor:
     """The outputs for all samples of a part in their order, float32 [N, C] on the CPU, the same on all members."""
     if data_parallel.size == 1:

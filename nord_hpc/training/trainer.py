@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -18,9 +20,10 @@ from nord_hpc.interfaces import Control, DataParallel
 from nord_hpc.job import TrainingSettings
 from nord_hpc.training import checkpoint as checkpoints
 from nord_hpc.training import optimizers, schedules
-from nord_hpc.training.batches import BatchPlan, epoch_order, noise_seed, plan_batches, subset
+from nord_hpc.training.batches import BatchPlan, epoch_order, noise_seed, plan_batches, stream_order, subset
+from nord_hpc.training.carried import CarriedStates
 from nord_hpc.training.checks import check_sync_batch_norm
-from nord_hpc.training.data import Info, Part
+from nord_hpc.training.data import SEQUENCE_TASK, Info, Part, StreamedPart
 from nord_hpc.training.flat import FlatNetwork, ShardBuffers
 from nord_hpc.training.losses import LOSS_OF_TASK, LossSum, loss_sum
 from nord_hpc.training.metrics import Metric, WholeMetric, metrics_of
@@ -36,7 +39,7 @@ class TrainingData:
 
     info: Info
     train: Part
-    validation: Part
+    validation: Part | StreamedPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ class _Training:
         self.batches = plan_batches(
             n_train=n_train, fraction=fidelity.fraction, batch_size=settings.batch_size, shards=shards
         )
+        self.is_sequence = data.info.task == SEQUENCE_TASK
         self.samples_N = subset(n_train, self.batches.n_samples)
 
         self.parts = shards if reduction == "exact" else data_parallel.size
@@ -204,6 +208,8 @@ class _Training:
         self.model = FlatNetwork(network)
         self.model.share(data_parallel)
         self.buffers = ShardBuffers(self.model.buffers, slots=self.slots)
+        self.states = CarriedStates(network, slots=self.slots)
+        self.clip_norm = settings.clip_norm
         self.reduction: Reduction = FastReduction(self.model.gradient_P, data_parallel=data_parallel)
         if reduction == "exact":
             self.reduction = ExactReduction(self.model.gradient_P, slots=self.slots, data_parallel=data_parallel)
@@ -240,7 +246,8 @@ class _Training:
     def train_epoch(self, epoch: int) -> float:
         """One pass over the data; the mean loss of its samples, each before its step. Never waits for the device."""
         self.network.train()
-        samples = self.data.train.in_order(epoch_order(self.samples_N, seed=self.seed, epoch=epoch))
+        self.states.reset()
+        samples = self.data.train.in_order(self._order(epoch))
         first_part = self.data_parallel.rank * self.slots
         for step in range(self.batches.steps):
             self.control.check()
@@ -248,6 +255,7 @@ class _Training:
                 part = first_part + slot
                 x_BC, y_B = samples[self.batches.bounds(step, part, parts=self.parts)]
                 self.buffers.enter(slot)
+                self.states.enter(slot)
                 self.noise.reseed(epoch=epoch, step=step, part=part)
                 with self.autocast:
                     outputs = self.network(x_BC)
@@ -255,8 +263,10 @@ class _Training:
                 loss.backward(self.weight_of_sample)  # type: ignore[no-untyped-call]
                 self.losses_TL[step, slot] = loss.detach()
                 self.buffers.leave(slot)
+                self.states.leave(slot)
                 self.reduction.after_shard(slot)
             self.reduction.finish()
+            self._clip()
             if self.scheduler is None:
                 self._set_lr((epoch - 1) * self.batches.steps + step)
             self.optimizer.step()
@@ -351,6 +361,19 @@ class _Training:
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * self.lr_factor
         return optimizer
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Which samples stand where in an epoch's batches."""
+        if self.is_sequence:
+            return stream_order(self.batches, seed=self.seed, epoch=epoch)
+        return epoch_order(self.samples_N, seed=self.seed, epoch=epoch)
+
+    def _clip(self) -> None:
+        """Scale a gradient that is too large down, on the device."""
+        if self.clip_norm is not None:
+            gradient_P = self.model.gradient_P
+            norm = torch.linalg.vector_norm(gradient_P)
+            gradient_P.mul_((self.clip_norm / norm).clamp(max=1.0))
 
     def _set_lr(self, step: int) -> None:
         factor = schedules.factor(self.settings.schedule, step=step, n_steps=self.n_steps)

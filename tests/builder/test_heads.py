@@ -48,11 +48,11 @@ def test_no_head_has_no_layers() -> None:
     ("given", "message"),
     [
         ({"kind": "conv"}, "head.kind: 'conv' is not a choice; set dense or none"),
-        ({"features": "all"}, "head.features: 'all' is not a choice; set auto, pooled or flattened"),
+        ({"features": "all"}, "head.features: 'all' is not a choice; set auto, pooled, flattened or positions"),
         ({"layers": [0]}, "head.layers: [0] is wrong; set a list of positive integers"),
         (
             {"widths": [3]},
-            "head.widths: is not a known key; set one of kind, layers, activation, batch_norm, dropout, features",
+            "head.widths: is not a known key; set one of kind, layers, activation, batch_norm, dropout, features, tied",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nord_hpc.builder import custom
+from nord_hpc.builder.cell_trees import LSTM
 from nord_hpc.builder.operations import OPERATIONS
 from nord_hpc.builder.shapes import Inferred, Shape, Site, describe
 from nord_hpc.errors import Infeasible
@@ -57,6 +58,9 @@ CASES: list[tuple[str, dict[str, Any], Shape]] = [
     ("LayerNorm", {"elementwise_affine": False}, (6, 4)),
     ("PReLU", {}, (6, 4)),
     ("PReLU", {"num_parameters": 6, "init": 0.1}, (6, 4)),
+    ("PositionLinear", {"out_features": 7}, (5, 6)),
+    ("PositionLinear", {"out_features": 7, "bias": False, "in_features": 99}, (5, 6)),
+    ("RecurrentCell", {"hidden_size": 7, "cell": LSTM.to_json()}, (5, 6)),
     ("LeakyReLU", {"negative_slope": 0.2, "inplace": True}, (6, 4)),
     ("Softplus", {"beta": 2}, (6,)),
     ("GELU", {"approximate": "tanh"}, (6,)),
@@ -90,7 +94,7 @@ for _dims, _shape in MAPS.items():
         (f"InstanceNorm{_dims}d", {"affine": True}, _shape),
         (f"Dropout{_dims}d", {"p": 0.1, "inplace": True}, _shape),
     ]
-_covered = {kind for kind, _, _ in CASES}
+_covered = {kind for kind, _, _ in CASES} | {"Embedding"}  # it looks up, which only indices show
 CASES += [(kind, {}, (4, 5, 5)) for kind in OPERATIONS if kind not in _covered]
 
 
@@ -98,6 +102,35 @@ CASES += [(kind, {}, (4, 5, 5)) for kind in OPERATIONS if kind not in _covered]
 def test_rule_says_what_the_module_does(kind: str, parameters: dict[str, Any], shape: Shape) -> None:
     assert set(parameters) <= OPERATIONS[kind].accepts
     assert_like_the_module(kind, parameters, shape)
+
+
+def test_an_embedding_looks_up_what_a_dense_layer_would_multiply() -> None:
+    inferred = infer("Embedding", {"embedding_dim": 3}, (11, 6))
+    module = custom.load(OPERATIONS["Embedding"].factory, folder=Path("."))(**inferred.parameters)
+    tokens = torch.randint(0, 11, (2, 6))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        y = module(tokens)
+    assert inferred.output_shape == tuple(y.shape[1:]) == (3, 6)
+    assert inferred.n_parameters == module.weight.numel() == 33
+    assert inferred.multiply_adds == counter.get_total_flops() == 0
+    one_hot = torch.nn.functional.one_hot(tokens, 11).transpose(1, 2).float()
+    assert torch.allclose(module(one_hot), y, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "shape", "reason"),
+    [
+        ("Embedding", {"embedding_dim": 3}, (11,), "works on 1-D maps, but its input is a vector of 11"),
+        ("RecurrentCell", {"hidden_size": 3}, (5, 6), "lacks cell: set it to the JSON form of a tree"),
+        ("RecurrentCell", {"hidden_size": 3, "cell": 1}, (5, 6), "has a cell that is not a cell: give a mapping with"),
+        ("RecurrentCell", {"hidden_size": 0, "cell": 1}, (5, 6), "has hidden_size 0: set a positive integer"),
+    ],
+)
+def test_wrong_layers_of_sequences_are_refused(
+    kind: str, parameters: dict[str, Any], shape: Shape, reason: str
+) -> None:
+    with pytest.raises(Infeasible, match=rf"layer 'x' \({kind}\) {reason}"):
+        infer(kind, parameters, shape)
 
 
 @st.composite

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from nord_hpc.errors import BadInput
+from nord_hpc.training.data import PADDING
 from nord_hpc.training.losses import LOSSES, LossMetric, loss_sum
 
 
@@ -31,9 +32,20 @@ def test_named_losses_are_means_times_samples() -> None:
         "mean_squared_error": (nn.MSELoss(), y),
         "mean_absolute_error": (nn.L1Loss(), y),
     }
-    assert set(expected) == set(LOSSES)
+    assert {*expected, "token_cross_entropy"} == set(LOSSES)
     for name, (reference, targets) in expected.items():
         assert loss_sum(name)(x, targets) / 12 == pytest.approx(float(reference(x, targets)), rel=1e-5), name
+
+
+def test_the_loss_of_tokens_is_the_sum_over_samples_of_means_over_places() -> None:
+    torch.manual_seed(0)
+    x_BVT, y_BT = torch.randn(3, 5, 4), torch.randint(0, 5, (3, 4), dtype=torch.int32)
+    found = loss_sum("token_cross_entropy")(x_BVT, y_BT)
+    assert float(found) / 3 == pytest.approx(float(functional.cross_entropy(x_BVT, y_BT.long())), rel=1e-6)
+    y_BT[2, 1:] = PADDING
+    places = [(b, t) for b in range(3) for t in range(4 if b < 2 else 1)]
+    losses = [float(functional.cross_entropy(x_BVT[b, :, t], y_BT[b, t].long())) for b, t in places]
+    assert float(loss_sum("token_cross_entropy")(x_BVT, y_BT)) == pytest.approx(sum(losses) / 4, rel=1e-6)
 
 
 def test_labels_and_one_hot_targets_are_alike() -> None:

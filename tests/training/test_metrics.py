@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -48,12 +49,32 @@ def test_regression_agrees_with_scikit_learn() -> None:
 def test_sums_add_up_over_batches(task: str) -> None:
     outputs, labels = labels_and_outputs()
     targets = labels if task == "classification" else outputs.flip(0)
+    if task == "language_modelling":
+        outputs, targets = outputs.view(60, 5, 1).repeat(1, 1, 3), labels.view(60, 1).repeat(1, 3)
     for metric in metrics_of(task, n_outputs=5):
         whole = metric.update(outputs, targets)
         parts = [metric.update(outputs[a:b], targets[a:b]) for a, b in ((0, 7), (7, 8), (8, 60))]
         assert whole.shape == (metric.n_sums,)
         assert whole.dtype == torch.float64
         assert torch.allclose(torch.stack(parts).sum(0), whole, rtol=1e-12)
+
+
+def test_tokens_are_counted_once_and_padding_never() -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(4, 5, 7), torch.randint(0, 5, (4, 7), dtype=torch.int32)
+    targets[3, 2:] = -1
+    metrics = metrics_of("language_modelling", n_outputs=5)
+    found = {metric.name: metric.compute(metric.update(outputs, targets).tolist()) for metric in metrics}
+    present = targets >= 0
+    rows, labels = outputs.transpose(1, 2)[present].double(), targets[present].long()
+    nats = float(torch.nn.functional.cross_entropy(rows, labels))
+    assert found == {
+        "cross_entropy": pytest.approx(nats, rel=1e-12),
+        "bits_per_character": pytest.approx(nats / math.log(2), rel=1e-12),
+        "perplexity": pytest.approx(math.exp(nats), rel=1e-12),
+        "accuracy": float((rows.argmax(1) == labels).double().mean()),
+    }
+    assert metrics[1].compute([800.0, 1.0]) == math.exp(700)
 
 
 def test_classes_that_do_not_occur_do_not_count() -> None:
