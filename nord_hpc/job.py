@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -144,7 +144,10 @@ class ResourceSettings(Settings):
 
     Attributes:
         shards: logical parts of each batch; part of the trial, as the fitness depends on it.
-        gang: ranks that a trial may use, a divisor of shards; fewer are used where fewer exist.
+        gang: ranks that a trial may use, a divisor of shards; fewer are used where fewer exist. `auto` gives a trial
+            as many as bring its predicted time on one rank down to gang_seconds.
+        max_gang: the most ranks that `auto` gives, a divisor of shards; None for all shards.
+        gang_seconds: predicted time that `auto` aims at.
         spares: workers that wait to take the places of ranks that die, one of them the master's. Needs an MPI that
             survives deaths.
         fault_tolerance: `auto` lets the other ranks outlive the death of one where the MPI can do it; `off` leaves
@@ -157,7 +160,9 @@ class ResourceSettings(Settings):
     """
 
     shards: int = Field(default=1, ge=1)
-    gang: int = Field(default=1, ge=1)
+    gang: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    max_gang: int | None = Field(default=None, ge=1)
+    gang_seconds: float = Field(default=30.0, gt=0)
     spares: int = Field(default=0, ge=0)
     fault_tolerance: Literal["auto", "off"] = "auto"
     backend: str = "auto"
@@ -174,13 +179,29 @@ class ResourceSettings(Settings):
 
     @model_validator(mode="after")
     def _gang_divides_shards(self) -> ResourceSettings:
-        if self.shards % self.gang:
-            divisors = [n for n in range(1, self.shards + 1) if self.shards % n == 0]
-            raise ValueError(
-                f"gang {self.gang} does not divide shards {self.shards}; set gang to one of "
-                f"{', '.join(map(str, divisors))}, or shards to a multiple of {self.gang}"
-            )
+        for name, value in (("gang", self.gang), ("max_gang", self.max_gang)):
+            if isinstance(value, int) and self.shards % value:
+                raise ValueError(
+                    f"{name} {value} does not divide shards {self.shards}; set {name} to one of "
+                    f"{', '.join(map(str, self._divisors()))}, or shards to a multiple of {value}"
+                )
         return self
+
+    @property
+    def largest_gang(self) -> int:
+        """The most ranks that a trial of this job may use."""
+        return (self.max_gang or self.shards) if self.gang == "auto" else self.gang
+
+    def gang_of(self, cost_microseconds: int) -> int:
+        """The ranks that a trial of that predicted cost may use: a function of the job and the trial alone."""
+        if self.gang != "auto":
+            return self.gang
+        wanted = cost_microseconds / 1e6 / self.gang_seconds
+        fitting = [n for n in self._divisors() if n <= self.largest_gang]
+        return next((n for n in fitting if n >= wanted), fitting[-1])
+
+    def _divisors(self) -> list[int]:
+        return [n for n in range(1, self.shards + 1) if self.shards % n == 0]
 
     @property
     def exact(self) -> bool:
@@ -211,6 +232,7 @@ class LimitSettings(Settings):
         attempts: starts of a trial whose ranks were lost or hung, before it counts as failed.
         trial_seconds: wall time of one attempt; None for 60 seconds plus 30 times the predicted time.
         memory_gib: estimated memory of one rank above which a candidate is infeasible.
+        grace_seconds: from a request to stop until the search ends even if busy ranks have not left their trials.
         restarts: of mpirun by `nord-hpc run -n` and `resume -n`, in a row without a trial finished.
         infeasible_in_a_row: infeasible candidates in a row that end the job, as the space and data do not fit.
     """
@@ -218,6 +240,7 @@ class LimitSettings(Settings):
     attempts: int = Field(default=2, ge=1)
     trial_seconds: float | None = Field(default=None, gt=0)
     memory_gib: float = Field(default=4.0, gt=0)
+    grace_seconds: float = Field(default=8.0, gt=0)
     restarts: int = Field(default=3, ge=0)
     infeasible_in_a_row: int = Field(default=1000, ge=1)
 

@@ -177,20 +177,23 @@ def check_gang(job: Job, n_workers: int) -> None:
     """
     resources = job.resources
     n_workers = _n_active(job, n_workers)
-    size = gang_size(wanted=resources.gang, shards=resources.shards, n_workers=n_workers)
+    size = gang_size(wanted=resources.largest_gang, shards=resources.shards, n_workers=n_workers)
     _advise_virtual_gangs(job, n_workers // size)
-    if size == resources.gang:
+    if size == resources.largest_gang:
         return
     if resources.exact:
         if n_workers > 1:
             log.warning(
-                "resources.gang is %d, but there are %d workers: gangs of %d are used", resources.gang, n_workers, size
+                "resources: a trial may want %d ranks, but there are %d workers: gangs of at most %d are used",
+                resources.largest_gang,
+                n_workers,
+                size,
             )
         return
     raise BadInput(
         f"resources.gang is {resources.gang}, but there are {n_workers} workers, and with the fast reduction the "
-        f"fitness would depend on it; start {resources.gang + 1} ranks or more, or set resources.gang={size} or "
-        f"resources.reduction=exact"
+        f"fitness would depend on it; start {resources.largest_gang + 1} ranks or more, or set resources.gang={size} "
+        f"or resources.reduction=exact"
     )
 
 
@@ -281,9 +284,9 @@ def _stops_the_others(world: World, transport: MpiTransport) -> Iterator[None]:
 def _worker_rank(world: World) -> int:
     from nord_hpc.cluster.transport_mpi import MasterLost, MpiWorker
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the master decides what a signal means, and tells
     worker = MpiWorker(world)
+    for number in STOP_SIGNALS:  # the master decides what a signal means, and tells all
+        signal.signal(number, lambda n, _: worker.wish_to_stop(f"signal {signal.Signals(n).name} on rank {world.rank}"))
     setup = worker.setup()
     if setup.folder is None:
         return BAD_INPUT

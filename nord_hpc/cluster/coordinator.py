@@ -10,7 +10,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from nord_hpc.cluster.gangs import RankPool
-from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestReport, TestTask, ToWorker
+from nord_hpc.cluster.messages import Hello, Report, Stop, StopWish, Task, TestReport, TestTask, ToWorker
 from nord_hpc.cluster.scheduler import Scheduler, Step
 from nord_hpc.errors import BadInput
 from nord_hpc.job import Job
@@ -23,9 +23,10 @@ HANG_GRACE_SECONDS = 30.0
 PARTNER_SECONDS = 60.0
 """For the partners of a rank that died to come back, before they are taken to hang."""
 
+MOST_PASSED = 64
+"""Waiting trials that are looked at, behind one that waits for ranks, for such as fill the gap."""
+
 TEST_LIMIT_SECONDS = 1800.0
-STOP_GRACE_SECONDS = 8.0
-"""For busy ranks to leave their trials after a stop, before the search ends without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Tick:
     """Event: time has passed."""
 
 
-Event = Hello | Report | TestReport | RankLost | StopRequested | Tick
+Event = Hello | Report | TestReport | StopWish | RankLost | StopRequested | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ class Coordinator:
         self._communicators: dict[tuple[int, ...], int] = {}
         self._n_communicators = 0
         self._keeps_communicators = False
+        self._slowness = 1.0  # true over predicted time, as far as is known; only the packing of gangs depends on it
         self._seconds_left = seconds_left
         self._began_at: float | None = None
         self._virtual = job.order.mode == "virtual"
@@ -256,7 +258,7 @@ class Coordinator:
                 self._on_test_report(event, at=at)
             case RankLost():
                 self._on_lost(event.rank, event.reason, at=at)
-            case StopRequested():
+            case StopRequested() | StopWish():
                 self._on_stop(event.reason, at=at)
             case Tick():
                 self._on_tick(at=at)
@@ -321,6 +323,8 @@ class Coordinator:
         number = running.trial.number
         del self.running[number]
         self.n_finished += 1
+        predicted = running.trial.cost / 1e6 / len(running.ranks)
+        self._slowness += 0.1 * (min(outcome.seconds / predicted, 1e3) - self._slowness)
         fields = {"number": number, "attempt": running.attempt, "outcome": outcome_to_json(outcome)}
         self._record({"kind": "finished", **fields}, at=at)
         self.scheduler.finish(number, outcome)
@@ -371,7 +375,7 @@ class Coordinator:
     def _on_stop(self, reason: str, *, at: float) -> None:
         if self._stopping is None and self.ended is None:
             self._stopping = reason
-            self._stop_deadline = at + STOP_GRACE_SECONDS
+            self._stop_deadline = at + self.job.limits.grace_seconds
             self._stop_all()
 
     def _on_tick(self, *, at: float) -> None:
@@ -398,9 +402,9 @@ class Coordinator:
         return {"stall_seconds": sum(self.stalls.values()), "stalled_most_by": worst}
 
     def _advance(self, *, at: float) -> None:
-        gang = gang_size(
-            wanted=self.job.resources.gang, shards=self.job.resources.shards, n_workers=max(1, self._n_workers)
-        )
+        resources = self.job.resources
+        smallest = 1 if resources.gang == "auto" else resources.gang
+        gang = gang_size(wanted=smallest, shards=resources.shards, n_workers=max(1, self._n_workers))
         room = self.pool.n_idle() // gang - len(self._waiting)
         self._take_note(self.scheduler.advance(room=room), at=at)
         if self.scheduler.ledger.hopeless is not None:
@@ -456,16 +460,28 @@ class Coordinator:
         self.scheduler.finish(trial.number, outcome)
 
     def _dispatch(self, *, at: float) -> None:
-        while self._waiting and not self._too_few():
+        """Start what waits, in its order; where the first one waits for ranks, later ones fill the gap until then."""
+        passed: list[tuple[int, int, Trial]] = []
+        first_size = 0
+        while self._waiting and len(passed) < MOST_PASSED and not self._too_few():
             trial = self._waiting[0][2]
             size = gang_size(wanted=trial.gang, shards=trial.shards, n_workers=self._n_workers)
             limit = self._limit_seconds(trial)
-            seconds = trial.cost / 1e6 / size
+            seconds = trial.cost / 1e6 / size * self._slowness
+            if passed and not self.pool.may_overtake(size, seconds=seconds, first_size=first_size, at=at):
+                passed.append(heapq.heappop(self._waiting))
+                continue
             ranks = self.pool.take(size, trial.number, seconds=seconds, limit_seconds=limit + HANG_GRACE_SECONDS, at=at)
-            if ranks is None:
-                return
-            heapq.heappop(self._waiting)
-            self._start(trial, ranks, limit, at=at)
+            if ranks is None and not self.pool.n_idle():
+                break
+            item = heapq.heappop(self._waiting)
+            if ranks is not None:
+                self._start(trial, ranks, limit, at=at)
+                continue
+            first_size = first_size or size
+            passed.append(item)
+        for item in passed:
+            heapq.heappush(self._waiting, item)
 
     def _start(self, trial: Trial, ranks: tuple[int, ...], limit_seconds: float, *, at: float) -> None:
         attempt = self._attempts.get(trial.number, 0) + 1

@@ -17,15 +17,18 @@ class Worker:
 
     Attributes:
         assigned: number to predicted seconds of its trials; the first is being evaluated, the others wait at the rank.
+        free_at: when it is expected to be done with them.
         deadline: when it is taken to hang, if it still has any.
     """
 
     rank: int
     host: str
     assigned: dict[int, float] = field(default_factory=dict)
+    free_at: float = 0.0
     deadline: float = 0.0
 
     def assign(self, number: int, *, seconds: float, limit_seconds: float, at: float) -> None:
+        self.free_at = (max(self.free_at, at) if self.assigned else at) + seconds
         self.deadline = (max(self.deadline, at) if self.assigned else at) + limit_seconds
         self.assigned[number] = seconds
 
@@ -100,6 +103,19 @@ class RankPool:
         for worker in chosen:
             worker.assign(number, seconds=seconds, limit_seconds=limit_seconds, at=at)
         return tuple(worker.rank for worker in chosen)
+
+    def may_overtake(self, size: int, *, seconds: float, first_size: int, at: float) -> bool:
+        """Whether a trial may start before the first one, which waits for `first_size` ranks, and not delay it.
+
+        The rule of EASY backfilling (Lifka 1995): it ends before the first one can begin, or the ranks that it takes
+        are not needed then. So small trials fill the gaps, and a large one is never overtaken for ever.
+        """
+        free_at = sorted(max(at, worker.free_at) if worker.assigned else at for worker in self._active())
+        if first_size > len(free_at):
+            return True
+        begins = free_at[first_size - 1]
+        to_spare = sum(moment <= begins for moment in free_at) - first_size
+        return at + seconds <= begins or size <= to_spare
 
     def release(self, rank: int, number: int) -> None:
         """The rank says that it is done with that trial."""

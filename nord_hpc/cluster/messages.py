@@ -112,8 +112,16 @@ class TestReport:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StopWish:
+    """Worker to master: this rank was sent a signal that asks the search to stop."""
+
+    rank: int
+    reason: str
+
+
 ToWorker = Setup | Task | TestTask | Stop
-ToMaster = Hello | Report | TestReport
+ToMaster = Hello | Report | TestReport | StopWish
 
 
 class MessageTooLarge(NordError):

@@ -19,7 +19,7 @@ from mpi4py import MPI
 from nord_hpc.cluster import messages, worker
 from nord_hpc.cluster.coordinator import RankLost
 from nord_hpc.cluster.gangs import MOST_ASSIGNED
-from nord_hpc.cluster.messages import Hello, Report, Setup, Stop, Task, TestTask
+from nord_hpc.cluster.messages import Hello, Report, Setup, Stop, StopWish, Task, TestTask
 from nord_hpc.cluster.polling import wait_until
 from nord_hpc.cluster.processes import end_process, own_process
 from nord_hpc.errors import GangBroken
@@ -334,6 +334,7 @@ class MpiWorker:
         self._n_active = world.size
         self._current: Task | None = None
         self._orphaned_at: float | None = None
+        self._wish: str | None = None
         # What the master may not have seen when it died: it never has more than that many out at one rank.
         self._reports: deque[Report] = deque(maxlen=MOST_ASSIGNED + 1)
 
@@ -383,6 +384,10 @@ class MpiWorker:
                 self._mailbox.send(self._master, worker.stopped(message, rank=self._world.rank))
         self._mailbox.flush(5.0)
 
+    def wish_to_stop(self, reason: str) -> None:
+        """Ask the master to stop the search, at the next look at messages. May be called by a signal's handler."""
+        self._wish = reason
+
     def expel_master(self) -> None:
         """End the process of the master that was lost: it may be stopped and not dead, and hold the journal."""
         if self._setup is not None:
@@ -403,14 +408,21 @@ class MpiWorker:
         while not self._inbox and self._stop is None:
             if wait_until(self._mailbox.arrived, 1.0):
                 self._take_in()
+            self._pass_on_wish()
             self._check_master()
         return self._inbox.popleft() if self._inbox else self._stop
 
     def _stopped(self) -> bool:
         """Whether a trial in progress is to be left; looks at what has arrived."""
+        self._pass_on_wish()
         if self._mailbox.arrived():
             self._take_in()
         return self._stop is not None or self._succeeds()
+
+    def _pass_on_wish(self) -> None:
+        if self._wish is not None:
+            reason, self._wish = self._wish, None
+            self._mailbox.send(self._master, StopWish(self._world.rank, reason))
 
     def _take_in(self) -> None:
         for source, message in self._mailbox.receive_all():

@@ -49,12 +49,11 @@ class TrialMaker:
         settings = {} if self._settings_of is None else self._settings_of(proposal.genotype)
         examination = Examination(cost=1)
         infeasible = None
-        shards, gang = self._job.resources.shards, self._job.resources.gang
+        resources = self._job.resources
         try:
             descriptor_hash = descriptor.canonical_hash()
             if settings:
                 resources = self._job.with_settings(settings).resources
-                shards, gang = resources.shards, resources.gang
             examination = self._examine(descriptor, fidelity, settings, base)
         except Infeasible as error:
             infeasible = error.reason
@@ -68,8 +67,8 @@ class TrialMaker:
             descriptor_hash=descriptor_hash,
             fidelity=fidelity,
             seed=trial_seed(self._job.seed, number) if base is None else base.seed,
-            shards=shards,
-            gang=gang,
+            shards=resources.shards,
+            gang=resources.gang_of(cost),
             cost=cost,
             n_parameters=examination.n_parameters,
             multiply_adds=examination.multiply_adds,

@@ -25,6 +25,7 @@ FREE_TO_CHANGE = (
     "budget",
     "checkpoint",
     "dataset.path",
+    "limits.grace_seconds",
     "limits.restarts",
     "limits.trial_seconds",
     "resources.backend",

@@ -44,7 +44,7 @@ def summarize(history: History, job: Job) -> dict[str, Json]:
         "mixed_machines": len(machines) > 1,
         "not_repeatable": history.not_repeatable,
         "ranks": last.ranks if last else 0,
-        "gangs": workers // gang_size(wanted=job.resources.gang, shards=job.resources.shards, n_workers=workers)
+        "gangs": workers // gang_size(wanted=job.resources.largest_gang, shards=job.resources.shards, n_workers=workers)
         if workers
         else 0,
         "lives": len(history.lives),

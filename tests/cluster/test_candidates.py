@@ -167,3 +167,25 @@ def test_candidates_set_fields_of_the_job() -> None:
         job.with_settings({"budget.trials": 3})
     with pytest.raises(Infeasible, match=r"training.optimiser: is not a known key"):
         job.with_settings({"training.optimiser.lr": 0.1})
+
+
+def test_heavy_trials_get_larger_gangs() -> None:
+    """The gang is a function of the trial and the job, and so is the history; whatever the ranks, they are packed."""
+    resources = {"shards": 4, "gang": "auto", "max_gang": 4, "gang_seconds": 40.0}
+    job = make_job(resources=resources, evaluator={"name": "synthetic", "seconds": 60.0, "sigma": 1.2})
+    results = [simulate(job, seed=n, n_workers=n) for n in (1, 3, 4, 9)]
+    assert len({result.history.history_sha256 for result in results}) == 1
+    seen = set()
+    for entry in results[-1].history.entries.values():
+        if entry.trial.infeasible is None:
+            seconds = entry.trial.cost / 1e6
+            assert entry.trial.gang == (1 if seconds <= 40 else 2 if seconds <= 80 else 4)
+            assert entry.attempts[-1].ranks and len(entry.attempts[-1].ranks) == entry.trial.gang
+            seen.add(entry.trial.gang)
+    assert seen == {1, 2, 4}
+
+
+def test_auto_gangs_are_checked_against_the_shards() -> None:
+    with pytest.raises(BadInput, match=r"max_gang 3 does not divide shards 4; set max_gang to one of 1, 2, 4"):
+        make_job(resources={"shards": 4, "gang": "auto", "max_gang": 3})
+    assert make_job(resources={"shards": 4, "gang": "auto"}).resources.largest_gang == 4

@@ -155,6 +155,32 @@ def test_a_signal_saves_and_ends_with_code_3(tmp_path: Path, number: signal.Sign
     assert status(folder)["trials"]["completed"] == 30
 
 
+def test_a_signal_to_any_rank_stops_the_search(tmp_path: Path) -> None:
+    """As a batch system may send it to each process of a step."""
+    job = write_job(tmp_path / "job.yaml", SYNTHETIC, evaluator={"seconds": 0.4}, budget={"trials": 30})
+    folder = tmp_path / "run"
+    process = start([*NORD, "run", str(job), "--out", str(folder), "-n", "3"], cwd=tmp_path)
+    try:
+        wait_for(lambda: n_finished(folder) >= 2, timeout=40, what="second result")
+        rank_2 = next(p for p in psutil.Process(process.pid).children(recursive=True) if _rank_of(p) == "2")
+        rank_2.send_signal(signal.SIGTERM)
+        rank_2.send_signal(signal.SIGUSR1)
+        process.communicate(timeout=30)
+        assert process.returncode == 3
+    finally:
+        assert kill_tree(process) == []
+    found = status(folder)
+    assert found["state"] == "interrupted" and "on rank 2" in found["reason"]
+    assert found["trials"]["failed"] == 0
+
+
+def _rank_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("OMPI_COMM_WORLD_RANK") if "rank" in process.cmdline() else None
+    except psutil.Error:
+        return None
+
+
 def test_others_may_read_and_lock_the_snapshot(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.yaml", SYNTHETIC, evaluator={"seconds": 0.3}, budget={"trials": 40})
     folder = tmp_path / "run"
