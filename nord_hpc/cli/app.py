@@ -276,8 +276,8 @@ def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False)
                 command,
                 threads=job.resources.threads,
                 on_wait=view.update,
-                is_up=lambda before=n_lives: view.n_lives > before,  # type: ignore[misc]
-                is_over=lambda before=n_lives: view.n_lives > before and view.over,  # type: ignore[misc]
+                is_up=lambda before=n_lives: view.n_lives() > before,  # type: ignore[misc]
+                is_over=lambda: view.over,
             )
             state = folder.history().state
             if state != "running" or result.stopped or result.exit_code == wiring.BAD_INPUT:

@@ -35,10 +35,14 @@ class ProgressView:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
-    @property
     def n_lives(self) -> int:
-        """Lives of the search that have begun, as of the last update."""
+        """Lives of the search that have begun by now."""
+        self._read()
         return len(self._history.lives)
+
+    def _read(self) -> None:
+        for record in self._tail.new_records():
+            self._history.add(record)
 
     @property
     def over(self) -> bool:
@@ -50,8 +54,7 @@ class ProgressView:
         if time.monotonic() < self._next_read:
             return
         self._next_read = time.monotonic() + TERMINAL_SECONDS
-        for record in self._tail.new_records():
-            self._history.add(record)
+        self._read()
         if time.monotonic() < self._next or not self._history.lives:
             return
         self._next = time.monotonic() + self._seconds

@@ -241,6 +241,8 @@ class Supervisor:
             is_over: whether the search has ended, so that the ranks must end soon.
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), SUPERVISED: "1"}
+        if not self.stop_requested:
+            self._killed_at = None
         with tempfile.TemporaryDirectory(prefix="nord_hpc-mpi-", ignore_cleanup_errors=True) as session:
             self._process = subprocess.Popen(
                 command,
@@ -258,12 +260,13 @@ class Supervisor:
             start = _Start(self._process.pid)
             while self._process.poll() is None:
                 on_wait()
-                if is_over() and self._killed_at is None:
-                    self._killed_at = time.monotonic() + STOP_SECONDS
                 if not start.up:
+                    lost = start.has_lost_a_rank()
                     start.up = is_up()
-                    if not start.up and start.has_lost_a_rank():
+                    if lost and not start.up:
                         self._kill()
+                elif is_over() and self._killed_at is None:
+                    self._killed_at = time.monotonic() + STOP_SECONDS
                 self._kill_if_late()
                 time.sleep(0.1)
             reader.join(timeout=5.0)
@@ -310,16 +313,17 @@ class _Start:
     def __init__(self, pid: int) -> None:
         self.up = False
         self._mpirun = psutil.Process(pid)
-        self._most: int = 0
+        self._most = 0
 
     def has_lost_a_rank(self) -> bool:
-        """Whether there were more ranks than there are now."""
+        """Whether there were more ranks than there are now; other children of mpirun come and go."""
         try:
-            n_ranks: int = sum(child.status() != psutil.STATUS_ZOMBIE for child in self._mpirun.children())
+            children = [child.cmdline() for child in self._mpirun.children()]  # empty for what has ended
+            n_ranks = sum(command[:1] == [sys.executable] for command in children)
         except psutil.Error:
             return False
         self._most = max(self._most, n_ranks)
-        return n_ranks < self._most
+        return bool(n_ranks < self._most)
 
 
 _NOTICE_RULE = re.compile(r"^-{60,}$")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mpi.commands import DIGITS, SYNTHETIC, mpirun, needs_mpirun, nord, status, trials, write_job
 
+from nord_hpc.cluster import launch
 from nord_hpc.store.run_folder import RunFolder
 
 pytestmark = [pytest.mark.mpi, needs_mpirun]
@@ -142,13 +143,19 @@ class Kills(SyntheticEvaluator):
 """
 
 
-def test_a_candidate_that_kills_its_rank_is_given_up_and_the_search_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault_tolerance", "n_restarts"), [("off", 2), ("auto", 1)])
+def test_a_candidate_that_kills_its_rank_is_given_up_and_the_search_goes_on(
+    tmp_path: Path, fault_tolerance: str, n_restarts: int
+) -> None:
+    """Without fault tolerance each death is a restart; with it, only that of the last worker is."""
+    if fault_tolerance == "auto" and not launch.can_survive_deaths(launch.find_mpirun())[0]:
+        pytest.skip("this MPI does not survive the death of a rank")
     (tmp_path / "mine.py").write_text(KILLER)
     job = write_job(
         tmp_path / "job.yaml",
         {**SYNTHETIC, "evaluator": {"name": "mine.py:Kills", "seconds": 0.05}},
         budget={"trials": 12},
-        resources={"shards": 1, "gang": 1},
+        resources={"shards": 1, "gang": 1, "fault_tolerance": fault_tolerance},
         limits={"attempts": 2},
     )
     done = nord("run", job, "--out", tmp_path / "run", "-n", "3", cwd=tmp_path)
@@ -156,9 +163,28 @@ def test_a_candidate_that_kills_its_rank_is_given_up_and_the_search_goes_on(tmp_
     assert [row["number"] for row in rows if row["state"] != "completed"] == [4]
     assert rows[4]["failure"] == "lost"
     assert "given up after 2 attempts (limits.attempts)" in rows[4]["reason"]
-    assert done.stderr.count("died of signal 9; the search goes on from what is saved") == 2
+    assert done.stderr.count("; the search goes on from what is saved") == n_restarts
     found = status(tmp_path / "run")
-    assert found["lives"] == 3 and found["not_repeatable"] == [4]
+    assert found["lives"] == 1 + n_restarts and found["not_repeatable"] == [4]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_candidate_that_never_looks_up_costs_its_rank_and_no_more(tmp_path: Path) -> None:
+    """An endless loop in a user's layer: no limit is looked at, so the master ends the rank."""
+    (tmp_path / "mine.py").write_text(KILLER.replace("os.kill(os.getpid(), 9)", "while True: pass"))
+    job = write_job(
+        tmp_path / "job.yaml",
+        {**SYNTHETIC, "evaluator": {"name": "mine.py:Kills", "seconds": 0.05}},
+        budget={"trials": 12},
+        resources={"shards": 1, "gang": 1},
+        limits={"attempts": 1, "trial_seconds": 2},
+    )
+    nord("run", job, "--out", tmp_path / "run", "-n", "4", cwd=tmp_path, timeout=200)
+    rows = trials(tmp_path / "run")
+    assert [row["number"] for row in rows if row["state"] != "completed"] == [4]
+    assert "has not answered within the limit of its trial" in rows[4]["reason"]
+    assert len(rows) == 12
 
 
 def test_an_endless_trial_is_ended_by_its_limit(tmp_path: Path) -> None:

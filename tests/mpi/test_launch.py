@@ -70,7 +70,7 @@ def test_a_gang_larger_than_the_world(tmp_path: Path) -> None:
         assert "resources.gang is 4, but there are 2 workers" in refused.stderr
     assert time.monotonic() - started < 15
     exact = nord("run", job, "--out", tmp_path / "run", "-n", "3", "--set", "resources.reduction=exact", cwd=tmp_path)
-    assert "resources.gang is 4, but there are 2 workers: gangs of 2 are used" in exact.stderr
+    assert "a trial may want 4 ranks, but there are 2 workers: gangs of at most 2 are used" in exact.stderr
     assert {len(row["ranks"]) for row in trials(tmp_path / "run")} == {2}
 
 

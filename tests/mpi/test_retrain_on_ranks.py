@@ -111,7 +111,8 @@ def test_a_cell_found_on_digits_learns_fashion_mnist(tmp_path: Path) -> None:
     nord("retrain", "run", *transfer, *quick, "--out", "new", "-n", "2", cwd=tmp_path, timeout=540)
     found = result(tmp_path / "new")
     assert (found["dataset"], found["epochs"], len(found["curve"])) == ("fashion_mnist", 3, 3)
-    assert found["n_parameters"] > RetrainFolder(tmp_path / "new").plan().found["n_parameters"]
+    names = [layer["name"] for layer in RetrainFolder(tmp_path / "new").plan().trial.descriptor["layers"]]
+    assert len({name.split(".")[0] for name in names if name.startswith("cell")}) == 2 + 1 + 2  # 3 in the search
     # Ten classes alike: one in ten by chance.
     assert found["test"]["accuracy"] > 0.6
     assert found["test"]["n_samples"] == 10_000
