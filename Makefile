@@ -3,6 +3,7 @@
 # The Python that makes .venv, and the compiler that builds Horovod; give another on the command line of make.
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 2
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -25,7 +26,7 @@ HOROVOD := $(VENV)/nord_hpc-$(RECIPE).horovod
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CXX
 
-.PHONY: help setup horovod search test test-slow test-cluster lint format clean
+.PHONY: help setup horovod search test test-slow test-cluster chaos lint format clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
@@ -37,10 +38,14 @@ search: setup  ## run jobs/digits_evolution.yaml: 1 master and 2 gangs of 2 rank
 	@$(BIN)/nord-hpc run jobs/digits_evolution.yaml -n 5 $(ARGS)
 
 test: setup lint  ## lint, types, and all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not cluster" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not (slow or cluster or mpi or timing)" $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "(mpi or timing) and not (slow or cluster)" $(ARGS) || [ $$? = 5 ]
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not cluster" $(ARGS) || { code=$$?; [ $$code = 5 ] && echo "no test is marked slow"; }
+
+chaos: setup  ## kill ranks of a running search, the master too; MINUTES=2
+	$(BIN)/python tests/mpi/chaos.py --minutes $(MINUTES)
 
 test-cluster: setup  ## the tests that need Slurm
 	$(BIN)/python -m pytest -m cluster $(ARGS)

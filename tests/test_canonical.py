@@ -202,6 +202,7 @@ SYMMETRIC = {
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
+@pytest.mark.timing
 def test_symmetric_graphs_do_not_explode(name: str) -> None:
     graph = SYMMETRIC[name]
     start = time.perf_counter()
@@ -294,6 +295,7 @@ def test_form_does_not_depend_on_the_hash_seed() -> None:
 
 
 @pytest.mark.parametrize(("n_nodes", "density", "microseconds"), [(7, 0.3, 120), (8, 0.3, 120), (50, 0.1, 1000)])
+@pytest.mark.timing
 def test_form_is_fast(n_nodes: int, density: float, microseconds: float) -> None:
     rng = random.Random(2)
     graphs = [random_graph(rng, n_nodes, density=density, kinds="abcd", joins=("add",)) for _ in range(100)]

@@ -82,7 +82,9 @@ def test_console_script_and_extras() -> None:
     ("target", "command"),
     [
         ("search", "nord-hpc run jobs/digits_evolution.yaml -n 5"),
-        ("test", '-m pytest -m "not slow and not cluster"'),
+        ("test", '-m pytest -n 2 -m "not (slow or cluster or mpi or timing)"'),
+        ("test", '-m pytest -m "(mpi or timing) and not (slow or cluster)"'),
+        ("chaos", "tests/mpi/chaos.py --minutes 2"),
         ("test-slow", '-m pytest -m "slow and not cluster"'),
         ("test-cluster", "-m pytest -m cluster"),
         ("lint", "ruff format --check ."),

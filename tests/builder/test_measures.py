@@ -99,6 +99,7 @@ def test_path_lengths() -> None:
     assert found["head.linear0"].from_input.longest == network.depth - 1
 
 
+@pytest.mark.timing
 def test_a_dense_graph_is_measured_in_linear_time() -> None:
     layers = [(f"l{k}", "Conv2d", conv(4), [f"l{j}" for j in range(k)]) for k in range(100)]
     network = planned(*layers, shape=(4, 8, 8))

@@ -305,6 +305,7 @@ def dense_graph(n_layers: int) -> NeuralDescriptor:
 
 
 @pytest.mark.parametrize(("n_layers", "seconds", "repeats"), [(14, 0.023, 5), (100, 3.0, 1)])
+@pytest.mark.timing
 def test_dense_graphs_build_in_time(n_layers: int, seconds: float, repeats: int) -> None:
     times = []
     for _ in range(repeats):
@@ -316,6 +317,7 @@ def test_dense_graphs_build_in_time(n_layers: int, seconds: float, repeats: int)
         assert network(torch.randn(1, 3, 32, 32)).shape == (1, 10)
 
 
+@pytest.mark.timing
 def test_building_costs_little_more_than_the_bare_layers() -> None:
     """Ten convolutions with 8 million parameters in all."""
     descriptor = NeuralDescriptor()

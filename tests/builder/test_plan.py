@@ -199,6 +199,7 @@ def test_an_unknown_head_is_bad_input() -> None:
         plan(small(), input_shape=(1, 8, 8), n_outputs=10, head={"kind": "tail"})
 
 
+@pytest.mark.timing
 def test_planning_is_fast() -> None:
     descriptor = small()
     descriptor.add_layer_sequential("BatchNorm2d")
@@ -212,6 +213,7 @@ def test_planning_is_fast() -> None:
     assert min(seconds) < 150e-6
 
 
+@pytest.mark.timing
 def test_planning_is_linear_in_connections() -> None:
     """200 layers that all feed one another: 19,900 connections."""
     descriptor = NeuralDescriptor()

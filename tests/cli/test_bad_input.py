@@ -55,6 +55,7 @@ def changed(path: list[str], value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.timing
 def test_one_line_and_exit_code_2(tmp_path: Path, case: str) -> None:
     path, value, expected = CASES[case]
     job = write_job(tmp_path / "job.yaml", changed(path, value))

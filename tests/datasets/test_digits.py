@@ -55,6 +55,7 @@ def test_every_seed_has_one_test_part(open_: Open) -> None:
     assert first.info.fingerprint == second.info.fingerprint
 
 
+@pytest.mark.timing
 def test_it_opens_fast_and_without_heavy_imports(tmp_path: Path) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom nord_hpc.datasets import open_dataset\n"

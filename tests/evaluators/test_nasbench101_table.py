@@ -157,6 +157,7 @@ def test_the_best_cell_of_a_real_file(tmp_path: Path) -> None:
 
 
 @needs_files
+@pytest.mark.timing
 def test_it_opens_and_answers_fast(tmp_path: Path) -> None:
     open_table(FIVE, cache=tmp_path)
     began = time.perf_counter()

@@ -88,6 +88,7 @@ def test_costs_differ_around_their_mean(tmp_path: Path, seconds: float, mean: in
     assert {constant.examine(descriptor(n), EPOCH).cost for n in range(1, 20)} == {mean}
 
 
+@pytest.mark.timing
 def test_time_is_taken_and_can_be_stopped(tmp_path: Path) -> None:
     made = evaluator(tmp_path, seconds=0.1, distribution="constant", prediction_error=0)
     assert 0.1 <= evaluate(made, trial(0)).seconds < 0.5
@@ -138,6 +139,7 @@ def test_log_has_a_line_for_each_evaluation(tmp_path: Path) -> None:
     assert float(lines[0][2]) <= float(lines[2][2]) <= time.time()
 
 
+@pytest.mark.timing
 def test_null_evaluation_is_cheap(tmp_path: Path) -> None:
     made, candidate = evaluator(tmp_path), trial(0)
     best = min(_microseconds(made, candidate) for _ in range(20))

@@ -235,6 +235,7 @@ def test_equal_searches_give_equal_pages_that_replace_one_another(tmp_path: Path
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.timing
 def test_ten_thousand_trials_take_seconds_and_a_small_page(tmp_path: Path, direction: str) -> None:
     scores = np.random.default_rng(0).random(10_000).tolist()
     rows = [row(k, fitness=score) for k, score in enumerate(scores)]

@@ -236,6 +236,7 @@ def test_resolved_options_give_the_same_space_again() -> None:
     assert again == options
 
 
+@pytest.mark.timing
 def test_operators_are_fast_enough_for_thousands_of_trials_a_second() -> None:
     space = make_space("conv_graph", {})
     rng = generator(0)

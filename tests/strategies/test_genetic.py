@@ -224,6 +224,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 
 
 @pytest.mark.parametrize("options", [{"generational": False, "selection": "roulette"}, {}], ids=str)
+@pytest.mark.timing
 def test_asks_and_tells_are_cheap_and_do_not_grow_with_the_trials_behind(options: dict[str, Any]) -> None:
     given = Genetic.Options.model_validate({"population": 100, **options})
     strategy = Genetic(given, space=ToySpace(), seed=0, full_fidelity=FULL)

@@ -143,6 +143,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, int], message
         RegularizedEvolution.Options.model_validate(options)
 
 
+@pytest.mark.timing
 def test_asks_and_tells_are_cheap_and_do_not_grow_with_the_trials_behind() -> None:
     strategy = RegularizedEvolution(
         RegularizedEvolution.Options(population=100, sample=25), space=ToySpace(), seed=0, full_fidelity=FULL
