@@ -150,7 +150,7 @@ class ResourceSettings(Settings):
         gang_seconds: predicted time that `auto` aims at.
         spares: workers that wait to take the places of ranks that die, one of them the master's. Needs an MPI that
             survives deaths.
-        fault_tolerance: `auto` lets the other ranks outlive the death of one where the MPI can do it; `off` leaves
+        fault_tolerance: `auto` lets the other ranks outlive the death of one where the MPI can do it; `none` leaves
             every death to a restart.
         backend: between the ranks of a gang; `auto` is horovod if present, else torch_ddp.
         reduction: `exact` adds the shards' gradients in one order, so that the fitness does not depend on the ranks;
@@ -164,7 +164,7 @@ class ResourceSettings(Settings):
     max_gang: int | None = Field(default=None, ge=1)
     gang_seconds: float = Field(default=30.0, gt=0)
     spares: int = Field(default=0, ge=0)
-    fault_tolerance: Literal["auto", "off"] = "auto"
+    fault_tolerance: Literal["auto", "none"] = "auto"
     backend: str = "auto"
     reduction: Literal["auto", "exact", "fast"] = "auto"
     threads: int = Field(default=1, ge=1)

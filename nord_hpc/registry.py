@@ -30,6 +30,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "strategy": {
         "agebo": "nord_hpc.strategies.agebo:AgEBO",
         "asha": "nord_hpc.strategies.asha:Asha",
+        "bananas": "nord_hpc.strategies.bananas:Bananas",
         "bayesian": "nord_hpc.strategies.bayesian:Bayesian",
         "genetic": "nord_hpc.strategies.genetic:Genetic",
         "mo_asha": "nord_hpc.strategies.mo_asha:MoAsha",

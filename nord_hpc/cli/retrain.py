@@ -144,7 +144,10 @@ def _job(source: RunFolder, searched: Job, trial: Trial, given: Sequence[str], *
     resources = {**job.to_json()["resources"], "shards": shards, "gang": n_ranks}
     job = source.job(overrides=(*overrides, f"resources={json.dumps(resources)}"))
     if job.evaluator.name != "training":
-        raise BadInput(f"evaluator.name: {job.evaluator.name} trains nothing; add --set evaluator.name=training")
+        raise BadInput(
+            f"evaluator.name: networks are retrained by training, not by {job.evaluator.name}; add "
+            f"--set evaluator.name=training"
+        )
     return job
 
 
@@ -188,7 +191,7 @@ def _trial(found: Trial, searched: Job, job: Job) -> Trial:
         fidelity=job.full_fidelity,
         seed=derived_seed(job.seed, "retrain", found.number),
         shards=job.resources.shards,
-        gang=job.resources.gang,
+        gang=job.resources.largest_gang,
         cost=examined.cost,
         n_parameters=examined.n_parameters,
         multiply_adds=examined.multiply_adds,

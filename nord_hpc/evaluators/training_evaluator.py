@@ -328,7 +328,7 @@ class TrainingEvaluator:
         exact = resources.reduction == "exact" or (
             resources.reduction == "auto" and resources.shards <= EXACT_SHARDS and not job.training.sync_batch_norm
         )
-        parts = resources.shards if exact else resources.gang
+        parts = resources.shards if exact else resources.largest_gang
         training = network_plan.memory_bytes(job.training.batch_size // parts)
         if exact and resources.shards > 1:
             training += resources.shards * network_plan.n_parameters * BYTES_PER_VALUE
