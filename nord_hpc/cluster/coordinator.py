@@ -108,6 +108,7 @@ class Running:
     epoch: int
     silent: set[int]
     communicator: int | None = None
+    keep_above: float | None = None
 
 
 @dataclass(slots=True)
@@ -175,6 +176,7 @@ class Coordinator:
         self._gone: set[int] = set()
         self._n_active = len(ranks) if n_active is None else n_active
         self._fewest_workers = fewest_workers
+        self._without_weights: set[int] = set()
         self._communicators: dict[tuple[int, ...], int] = {}
         self._n_communicators = 0
         self._keeps_communicators = False
@@ -324,10 +326,19 @@ class Coordinator:
         del self.running[number]
         self.n_finished += 1
         predicted = running.trial.cost / 1e6 / len(running.ranks)
+        if running.keep_above is not None and not self._may_be_kept(outcome, running.keep_above):
+            self._without_weights.add(number)
         self._slowness += 0.1 * (min(outcome.seconds / predicted, 1e3) - self._slowness)
         fields = {"number": number, "attempt": running.attempt, "outcome": outcome_to_json(outcome)}
         self._record({"kind": "finished", **fields}, at=at)
         self.scheduler.finish(number, outcome)
+
+    def _may_be_kept(self, outcome: Outcome, keep_above: float) -> bool:
+        """Whether the evaluator may have left weights in the run folder."""
+        if outcome.fitness is None:
+            return True
+        score = outcome.fitness if self.job.objective.direction == "maximize" else -outcome.fitness
+        return score >= keep_above
 
     def _on_broken(self, running: Running, reason: str, *, at: float) -> None:
         """All members are back without a result: an attempt is used up, whoever was to blame."""
@@ -442,7 +453,9 @@ class Coordinator:
         if not finished.trial.runs:
             return  # there are no weights of its own
         dropped = self.best.add(finished)
-        if dropped is not None:
+        if dropped in self._without_weights:
+            self._without_weights.discard(dropped)
+        elif dropped is not None:
             self._actions.append(DropWeights(dropped))
 
     def _wait(self, trial: Trial) -> None:
@@ -487,7 +500,7 @@ class Coordinator:
         attempt = self._attempts.get(trial.number, 0) + 1
         self._attempts[trial.number] = attempt
         communicator = self._communicator(ranks)
-        running = Running(trial, attempt, ranks, self._epoch, set(ranks), communicator)
+        running = Running(trial, attempt, ranks, self._epoch, set(ranks), communicator, self.best.threshold())
         self.running[trial.number] = running
         kept = {} if communicator is None else {"communicator": communicator}
         fields = {"number": trial.number, "attempt": attempt, "ranks": list(ranks), **kept}
@@ -503,7 +516,7 @@ class Coordinator:
             running.attempt,
             running.ranks,
             limit_seconds,
-            self.best.threshold(),
+            running.keep_above,
             running.communicator,
         )
 

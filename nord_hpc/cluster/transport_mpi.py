@@ -40,6 +40,8 @@ MEETING_SECONDS = 120.0
 FORMING_SECONDS = 20.0
 """For a gang to form of ready members, which takes milliseconds. A member whose partner dies in the middle of it may
 hang in MPI for ever, so it then ends."""
+MOST_IN_FLIGHT = 64
+"""Messages that may be on their way before it is looked which have arrived, to free them."""
 TAKEOVER_SECONDS = 120.0
 """For another master to come, after the death of one, before the workers that wait for it end."""
 
@@ -73,7 +75,8 @@ class Mailbox:
             self._world.notice(error)
             return
         self._in_flight.append((request, data))
-        self._forget_sent()
+        if len(self._in_flight) > MOST_IN_FLIGHT:  # to look costs as much as to send
+            self._forget_sent()
 
     def arrived(self) -> bool:
         """Whether a message is there, or a rank has died since the last look."""
