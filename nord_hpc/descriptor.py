@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nord_hpc.canonical import CanonicalForm, canonical_form
 from nord_hpc.errors import Infeasible
+from nord_hpc.sources import name_in_file
 from nord_hpc.trial import Json
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class NeuralDescriptor:
         """Add a layer that is connected to nothing yet; it becomes the last one, and the first one added is the first.
 
         Args:
-            kind: name of an operation, or a class: one of torch.nn or of the builder's own by its name, any other as
-                "module:QualName".
+            kind: name of an operation, or a class: one of torch.nn or of the builder's own by its name, one of the
+                start script or of a plug-in file as "FILE.py:QualName", any other as "module:QualName".
             parameters: of the layer. Tuples become lists, numpy's numbers and arrays Python's.
             name: any text; one is made up where None.
             join: how several inputs become one: "add", "mean" or "concat" (in the order of connection).
@@ -340,7 +341,12 @@ def _kind_of(kind: str | type, *, layer: str) -> str:
     if isinstance(kind, type):
         if kind.__module__ == "torch.nn" or kind.__module__.startswith(("torch.nn.", "nord_hpc.builder.")):
             return kind.__name__
-        return f"{kind.__module__}:{kind.__qualname__}"
+        if "<locals>" in kind.__qualname__:
+            raise ValueError(
+                f"layer {layer!r}: class {kind.__qualname__} of {kind.__module__} is made inside a function, where "
+                f"other processes cannot find it; define it at the top level of a file"
+            )
+        return name_in_file(kind) or f"{kind.__module__}:{kind.__qualname__}"
     raise ValueError(f"layer {layer!r}: kind {kind!r} is neither a name nor a class")
 
 

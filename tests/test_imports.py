@@ -15,19 +15,19 @@ LAYERS = [
     {"cluster"},
     {"store"},
     {"evaluators"},
-    {"training", "datasets", "spaces", "strategies", "data_parallel"},
+    {"training", "datasets", "spaces", "strategies", "data_parallel", "proxies"},
     {"builder", "nasbench101"},
     {"job", "interfaces"},
     {"registry", "descriptor"},
     {"canonical"},
-    {"trial", "seeding", "logs", "errors"},
+    {"trial", "seeding", "logs", "errors", "sources"},
 ]
 """From the top down; a layer imports from those below it alone, and its members do not meet."""
 
 ONLY_IN = {
     "horovod": {"data_parallel/horovod.py"},
     "mpi4py": {"cluster/", "data_parallel/"},
-    "torch": {"builder/", "training/", "evaluators/", "data_parallel/", "scripting/", "datasets/storage.py"},
+    "torch": {"builder/", "training/", "proxies/", "evaluators/", "data_parallel/", "scripting/", "datasets/storage.py"},
     "h5py": {"store/", "datasets/"},
     "typer": {"cli/"},
     "rich": {"cli/"},

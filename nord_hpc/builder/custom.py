@@ -46,13 +46,25 @@ def load(factory: str, *, folder: Path) -> Any:
     """
     file = registry.plugin_file(factory)
     if file is not None:
-        own = folder / "code"  # where a run folder keeps copies of the user's files
-        return registry.resolve("layer", factory, folder=own if (own / file).is_file() else folder)
+        own = (folder / "code" / Path(file).name).resolve()  # where a run folder keeps copies of the user's files
+        name = factory.rpartition(":")[2]
+        return registry.resolve("layer", f"{own}:{name}" if own.is_file() else factory, folder=folder)
     module, _, name = factory.partition(":")
     try:
-        return reduce(getattr, name.split("."), importlib.import_module(module))
+        return reduce(getattr, name.split("."), _module(module, folder=folder))
     except (ImportError, AttributeError) as error:
         raise BadInput(f"layer class {factory!r}: cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _module(name: str, *, folder: Path) -> Any:
+    """The module of that name; where it is not installed, the copy of its file in the run folder."""
+    own = (folder / "code" / f"{name}.py").resolve()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name or not own.is_file():
+            raise
+    return registry.import_file(f"layer class {name}", str(own), folder=folder)
 
 
 def infer(site: Site, factory: str, given: Parameters, shape: Shape, *, folder: Path) -> Inferred:

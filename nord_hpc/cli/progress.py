@@ -103,6 +103,11 @@ class ProgressView:
         return len(outcomes), ", ".join(parts)
 
 
+def view_on_stderr(folder: RunFolder) -> ProgressView:
+    """A view that leaves standard output to the program that runs the search."""
+    return ProgressView(folder, Console(stderr=True))
+
+
 def best_entry(history: History, job: Job) -> Entry | None:
     return history.best(maximize=job.objective.direction == "maximize", fidelity=job.full_fidelity)
 

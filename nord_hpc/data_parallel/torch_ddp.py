@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import timedelta
@@ -43,6 +44,7 @@ class TorchDdpBackend:
         server = _stores.serve(self._timeout) if gang.rank == 0 else None
         address = None if server is None else (socket.gethostname(), server.port)
         host, port = "", 0
+        hook = sys.excepthook
         try:
             host, port = gang.communicator.bcast(address, root=0)
             backend = _backend_of(gang)
@@ -59,6 +61,8 @@ class TorchDdpBackend:
             if server is None:
                 _stores.forget(host, port)
             raise GangBroken(f"the process group did not start: {_one_line(error)}") from error
+        finally:
+            sys.excepthook = hook  # each start puts another one around it, for ever
         if server is not None:
             _stores.tidy(gang.key)
         return TorchDdpGang(gang)

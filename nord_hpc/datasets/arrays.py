@@ -34,7 +34,8 @@ class Arrays:
 
         Attributes:
             task: `regression` for numbers to predict, [N] or [N, K].
-            layout: of x: `channels_first` is [N, C, ...], `channels_last` [N, ..., C], `no_channels` [N, ...].
+            layout: of x: `channels_first` is [N, C, ...], `channels_last` [N, ..., C], `no_channels` [N, ...]. Vectors
+                [N, F] stay vectors with the first two, and are sequences of one channel with `no_channels`.
             class_names: where given, labels are positions in it.
         """
 
@@ -107,10 +108,10 @@ class Arrays:
         """A view, so that mapped arrays stay mapped."""
         if self._options.layout == "no_channels":
             return x[:, None] if x.ndim >= 1 else x
-        if x.ndim < 3:
+        if x.ndim < 2:
             raise BadInput(
                 f"dataset.path: {self._path}: {name} has shape {list(x.shape)}, and dataset.layout "
-                f"{self._options.layout} needs samples, channels and at least one more axis; set layout: no_channels"
+                f"{self._options.layout} needs samples and features, or channels; set layout: no_channels"
             )
         return np.moveaxis(x, -1, 1) if self._options.layout == "channels_last" else x
 

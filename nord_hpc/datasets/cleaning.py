@@ -29,8 +29,11 @@ def check_shapes(parts: Mapping[str, tuple[Rows, np.ndarray[Any, Any]]]) -> None
     for name, (x, y) in parts.items():
         if x.dtype.kind not in "buif":
             raise BadInput(f"x_{name} holds {x.dtype}, not numbers; give uint8 or float32")
-        if x.ndim < 3 or 0 in x.shape[1:]:
-            raise BadInput(f"x_{name} has shape {_shown(x.shape)}; give [samples, channels, ...] with no empty axis")
+        if x.ndim < 2 or 0 in x.shape[1:]:
+            raise BadInput(
+                f"x_{name} has shape {_shown(x.shape)}; give [samples, features] or [samples, channels, ...] with no "
+                "empty axis"
+            )
         if len(x) != len(y):
             raise BadInput(f"x_{name} has {len(x)} samples and y_{name} has {len(y)}; give one target for each")
         if len(x) == 0:

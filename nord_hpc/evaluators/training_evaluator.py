@@ -245,7 +245,7 @@ class TrainingEvaluator:
     ) -> tuple[torch.nn.Module, TrainingResult, dict[str, Json]]:
         """The trained network of a trial, how its training went, and what it ran on."""
         from nord_hpc.training.device import resolve_precision, resolve_reduction
-        from nord_hpc.training.trainer import Given, train
+        from nord_hpc.training.trainer import Given, short_memory_is_a_failure, train
 
         job = self._job.with_settings(trial.settings) if trial.settings else self._job
         device = self._prepare()
@@ -256,7 +256,8 @@ class TrainingEvaluator:
             sync_batch_norm=job.training.sync_batch_norm,
         )
         precision = resolve_precision(job.training.precision, device)
-        network = self._network(trial, device)
+        with short_memory_is_a_failure():
+            network = self._network(trial, device)
         result = train(
             network,
             self._training_data(device),

@@ -67,14 +67,7 @@ def specification_figure(descriptor: NeuralDescriptor, *, title: str | None = No
 
     Descriptors that no network can be built from are drawn, too.
     """
-    cells = cells_of(descriptor)
-    for cell in cells:
-        cell.dead = False
-        for name in cell.layers:
-            layer = descriptor.layers[name]
-            text = layer_text(layer.kind, layer.parameters)
-            cell.lines += _wrapped(text, "muted" if cell.lines else "ink")
-    return _draw(cells, title or f"specification: {len(descriptor)} layers", last=descriptor.last_layer)
+    return _draw(_specification(descriptor, title))
 
 
 def realization_figure(descriptor: NeuralDescriptor, plan: NetworkPlan, *, title: str | None = None) -> Figure:
@@ -85,6 +78,28 @@ def realization_figure(descriptor: NeuralDescriptor, plan: NetworkPlan, *, title
     Args:
         plan: of this descriptor.
     """
+    return _draw(_realization(descriptor, plan, title))
+
+
+def both_figure(descriptor: NeuralDescriptor, plan: NetworkPlan, *, title: str | None = None) -> Figure:
+    """The specification and below it the realization, each layer below itself. See the functions for one of them."""
+    before = f"{title}, " if title else ""
+    specified = _specification(descriptor, f"{before}specification: {len(descriptor)} layers")
+    return _draw(specified, _realization(descriptor, plan, f"{before}{_facts(plan)}"))
+
+
+def _specification(descriptor: NeuralDescriptor, title: str | None) -> Drawing:
+    cells = cells_of(descriptor)
+    for cell in cells:
+        cell.dead = False
+        for name in cell.layers:
+            layer = descriptor.layers[name]
+            text = layer_text(layer.kind, layer.parameters)
+            cell.lines += _wrapped(text, "muted" if cell.lines else "ink")
+    return _laid_out(cells, title or f"specification: {len(descriptor)} layers", last=descriptor.last_layer)
+
+
+def _realization(descriptor: NeuralDescriptor, plan: NetworkPlan, title: str | None) -> Drawing:
     cells = cells_of(descriptor)
     head = [step.layer for step in plan.steps if step.layer not in descriptor.layers]
     steps = {step.layer: step for step in plan.steps}
@@ -99,12 +114,14 @@ def realization_figure(descriptor: NeuralDescriptor, plan: NetworkPlan, *, title
             cell.lines.append(("not built", "muted"))
         else:
             cell.lines = _realized_lines([steps[name] for name in cell.layers], plan)
-    sizes = f"{_sizes(plan.input_shape)} to {_sizes(plan.output_shape)}"
-    facts = (
-        f"realization: {sizes}, {plan.n_parameters:,} parameters, {plan.multiply_adds:,} multiply-adds, "
-        f"depth {plan.depth}"
+    return _laid_out(cells, title or _facts(plan), last=None)
+
+
+def _facts(plan: NetworkPlan) -> str:
+    return (
+        f"realization: {_sizes(plan.input_shape)} to {_sizes(plan.output_shape)}, {plan.n_parameters:,} parameters, "
+        f"{plan.multiply_adds:,} multiply-adds, depth {plan.depth}"
     )
-    return _draw(cells, title or facts, last=None)
 
 
 def cells_of(descriptor: NeuralDescriptor) -> list[Cell]:
@@ -227,7 +244,46 @@ def _wrapped(text: str, of_text: str) -> list[tuple[str, str]]:
     return [(line, of_text) for line in lines]
 
 
-def _draw(cells: Sequence[Cell], title: str, *, last: str | None) -> Figure:
+@dataclass(frozen=True)
+class Drawing:
+    """Boxes that have their places, and the size of what is drawn of them, in inches.
+
+    Attributes:
+        last: the layer whose output is the network's, to be marked.
+        above, below: how far the picture reaches from y = 0.
+    """
+
+    cells: Sequence[Cell]
+    lanes: Sequence[Lane]
+    tracks: Tracks
+    title: str
+    notes: str
+    last: str | None
+    half: dict[int, float]
+    width: float
+    above: float
+    below: float
+
+    @property
+    def height(self) -> float:
+        return self.above + self.below
+
+
+def _draw(*drawings: Drawing) -> Figure:
+    """A figure of the drawings, one below the other; their columns stand below each other."""
+    width, height = max(drawing.width for drawing in drawings), sum(drawing.height for drawing in drawings)
+    figure = new_figure(width, height)
+    bottom = height
+    for drawing in drawings:
+        bottom -= drawing.height
+        axes = figure.add_axes((0, bottom / height, 1, drawing.height / height))
+        axes.set(xlim=(0, width), ylim=(-drawing.below, drawing.above))
+        axes.axis("off")
+        _paint(axes, drawing)
+    return figure
+
+
+def _laid_out(cells: Sequence[Cell], title: str, *, last: str | None) -> Drawing:
     for cell in cells:
         if len(cell.lines) > MOST_LINES:
             cell.lines = [*cell.lines[: MOST_LINES - 2], ("…", "muted"), cell.lines[-1]]
@@ -238,30 +294,38 @@ def _draw(cells: Sequence[Cell], title: str, *, last: str | None) -> Figure:
     n_above, n_below = (max((lane.place + 1 for lane in lanes if lane.side == side), default=0) for side in (1, -1))
     backwards = sum(cells[source].column >= cell.column for cell in cells for source in cell.inputs)
     notes = _notes(cells, backwards=backwards)
-    above = half[1] + LANE * n_above + MARGIN + TITLE
-    below = half[-1] + LANE * n_below + MARGIN + (0.2 if notes else 0)
-    width = max(
-        2 * MARGIN + (WIDTH + GAP) * (1 + max(cell.column for cell in cells)),
-        2 * MARGIN + 1.1 * LETTER * max(len(title), len(notes)),
+    return Drawing(
+        cells=cells,
+        lanes=lanes,
+        tracks=tracks,
+        title=title,
+        notes=notes,
+        last=last,
+        half=half,
+        width=max(
+            2 * MARGIN + (WIDTH + GAP) * (1 + max(cell.column for cell in cells)),
+            2 * MARGIN + 1.1 * LETTER * max(len(title), len(notes)),
+        ),
+        above=half[1] + LANE * n_above + MARGIN + TITLE,
+        below=half[-1] + LANE * n_below + MARGIN + (0.2 if notes else 0),
     )
-    figure = new_figure(width, above + below)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(-below, above))
-    axes.axis("off")
+
+
+def _paint(axes: Axes, drawing: Drawing) -> None:
+    cells, last = drawing.cells, drawing.last
     faint = frozenset(
         (source, target)
         for target, cell in enumerate(cells)
         for source in cell.inputs
         if cell.dead or cells[source].dead
     )
-    draw_short_edges(axes, cells, tracks, faint=faint)
-    for index, lane in enumerate(lanes):
-        draw_lane(axes, cells, lane, index, tracks, half=half, faint=faint)
+    draw_short_edges(axes, cells, drawing.tracks, faint=faint)
+    for index, lane in enumerate(drawing.lanes):
+        draw_lane(axes, cells, lane, index, drawing.tracks, half=drawing.half, faint=faint)
     for cell in cells:
         _draw_cell(axes, cell, is_last=last is not None and last in cell.layers)
-    _write(axes, MARGIN, above - MARGIN, title, "ink", va="top", fontsize=FONT_POINTS + 1)
-    _write(axes, MARGIN, 0.06 - below, notes, "muted", va="bottom")
-    return figure
+    _write(axes, MARGIN, drawing.above - MARGIN, drawing.title, "ink", va="top", fontsize=FONT_POINTS + 1)
+    _write(axes, MARGIN, 0.06 - drawing.below, drawing.notes, "muted", va="bottom")
 
 
 def _place(cells: Sequence[Cell], lanes: Sequence[Lane]) -> Tracks:

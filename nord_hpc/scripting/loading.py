@@ -64,7 +64,7 @@ DataLoad = NamedData | Callable[..., Any]
 """What gives the data: one of the registry, or a function. If its first parameter asks for a share of the data, it gets
 1, as the share is taken of what it gives. It may return a `RawData`; a `Dataset`; arrays or tensors (x, y) or (x_train,
 y_train, x_test, y_test); or loaders of batches (train, test, class names). Samples are [N, channels, ...], with one to
-three axes after the channels. Values are normalized by channel afterwards, in every case."""
+three axes after the channels, or vectors [N, features]. Values are normalized by channel afterwards, in every case."""
 
 
 def load(data_load: DataLoad, *, name: str, task: Task | None, validation: float = 0.2, device: str = "cpu") -> Dataset:

@@ -158,12 +158,15 @@ class NeuralNet(nn.Module):
         return graph
 
     def plot(self, title: str | None = None) -> Figure:
-        """A picture of the network: as it is built, or as described where it could not be. Opens no window."""
-        from nord_hpc.report.networks import realization_figure, specification_figure
+        """The network as specified and, below it in the same places, as it is built. Opens no window.
+
+        Where it could not be built, the specification alone.
+        """
+        from nord_hpc.report.networks import both_figure, specification_figure
 
         if self.plan is None:
             return specification_figure(self.descriptor, title=title)
-        return realization_figure(self._built, self.plan, title=title)
+        return both_figure(self._built, self.plan, title=title)
 
     def _names(self) -> list[str]:
         """A name for each step, in their order."""

@@ -139,7 +139,7 @@ def train(
         StoreError: the checkpoint is damaged or that of another training.
         GangBroken: a partner is gone.
     """
-    with _short_memory_is_a_failure():
+    with short_memory_is_a_failure():
         training = _Training(
             network,
             data,
@@ -415,7 +415,8 @@ class _Noise:
 
 
 @contextmanager
-def _short_memory_is_a_failure() -> Iterator[None]:
+def short_memory_is_a_failure() -> Iterator[None]:
+    """Memory that is short in the body, on whatever device, is raised as `TrialFailed` of that kind."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -40,12 +40,16 @@ def test_sequences_and_volumes(tmp_path: Path, open_: Open, shape: tuple[int, ..
     assert d.info.input_shape == shape[1:] and d.train.x.dtype == np.float32 and not np.asarray(d.train.x).any()
 
 
-def test_a_table_is_a_sequence_of_one_channel(tmp_path: Path, open_: Open) -> None:
-    np.savez(tmp_path / "d.npz", x=np.eye(40), y=np.arange(40) % 2)
-    assert open_(name="arrays", path="d.npz", layout="no_channels").info.input_shape == (1, 40)
-    with pytest.raises(
-        BadInput, match=r"x_train has shape \[40, 40\], and dataset.layout channels_first .* no_channels"
-    ):
+def test_a_table_is_vectors_or_a_sequence_of_one_channel(tmp_path: Path, open_: Open) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3)) * (1, 10, 100)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 2)
+    assert open_(name="arrays", path="d.npz", layout="no_channels").info.input_shape == (1, 3)
+    for layout in ("channels_first", "channels_last"):
+        vectors = open_(name="arrays", path="d.npz", layout=layout)
+        assert vectors.info.input_shape == (3,) and vectors.train.x.shape == (vectors.info.n_train, 3)
+        assert np.allclose(np.std(vectors.train.x, axis=0), 1.0) and len(vectors.info.mean) == 3
+    np.savez(tmp_path / "d.npz", x=x[:, 0], y=np.arange(40) % 2)
+    with pytest.raises(BadInput, match=r"x_train has shape \[40\], and dataset.layout channels_first .* no_channels"):
         open_(name="arrays", path="d.npz")
 
 

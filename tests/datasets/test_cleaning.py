@@ -93,7 +93,7 @@ def test_targets_are_float32() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros((4, 8)), "x_train has shape [4, 8]; give [samples, channels, ...] with no empty axis"),
+        (np.zeros(4), "x_train has shape [4]; give [samples, features] or [samples, channels, ...] with no empty axis"),
         (np.zeros((4, 0, 8)), "x_train has shape [4, 0, 8]"),
         (np.zeros((3, 1, 8)), "x_train has 3 samples and y_train has 4; give one target for each"),
         (np.full((4, 1, 8), "a"), "x_train holds <U1, not numbers; give uint8 or float32"),

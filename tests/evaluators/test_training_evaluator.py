@@ -203,3 +203,12 @@ def test_examination_needs_no_torch() -> None:
         check=True,
     )
     assert done.stdout.strip() == "2986 False"
+
+
+def test_latency_is_measured_on_demand_and_marked_as_not_repeatable(tmp_path: Path) -> None:
+    plain = evaluate(tmp_path, candidates.descriptor())
+    assert "latency_ms" not in plain.metrics and "not_repeatable" not in plain.provenance
+    outcome = evaluate(tmp_path, candidates.descriptor(), evaluator={"latency": True})
+    assert 0 < outcome.metrics["latency_ms"] < 1000
+    assert outcome.provenance["not_repeatable"] == ["latency_ms"]
+    assert {name: value for name, value in outcome.metrics.items() if name != "latency_ms"} == plain.metrics

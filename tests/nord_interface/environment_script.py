@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from nord_hpc.cluster import messages
 from nord_hpc.configurations.all import Configs
 from nord_hpc.errors import Infeasible, NordError
 from nord_hpc.neural_nets import DistributedEvaluator, Environment, LocalEvaluator, NeuralDescriptor, NeuralNet
@@ -133,9 +134,27 @@ def failures() -> None:
         DistributedEvaluator(optim.SGD, {"lr": 0.01}, criterion=Faulty("raise")).descriptor_evaluate(listing(), 1)
 
 
+def large() -> dict[str, Any]:
+    """Data in memory that are larger than a message may be, and then an ordinary evaluation."""
+    messages.LARGEST_MESSAGE = 2**20
+    x = torch.randn(400, 1, 40, 40)  # 2.5 MB
+    conf = Configs()
+    conf.add_classification_dataset("large", 2, (40, 40), 1, lambda: (x, torch.arange(400) % 2))
+    found: dict[str, Any] = {}
+    with Environment(optim.SGD, {"lr": 0.01}) as environment:
+        try:
+            environment.descriptor_evaluate(listing(), 1, dataset="large", seed=1)
+        except messages.MessageTooLarge as error:
+            found["refused"] = str(error)
+        found["after"] = environment.descriptor_evaluate(listing(), 1, seed=1).loss
+    return found
+
+
 def main() -> None:
     if SCENARIO == "work":
         found = work()
+    elif SCENARIO == "large":
+        found = large()
     elif SCENARIO == "failures":
         failures()
         return

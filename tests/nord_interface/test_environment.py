@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_failures_reach_the_master_and_end_all_if_nobody_catches_them(tmp_path: 
     assert (found["unreadable"]["kind"], found["unreadable"]["text"]) == ("LookupError", "there is nothing here")
     assert found["infeasible"]["text"] == "no path from 'conv' to 'apart'"
     assert len(set(found["after"])) == 1 and len(found["after"]) == 4
+
+
+@needs_mpirun
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_data_that_no_message_can_carry_are_refused_and_nothing_else(tmp_path: Path, data_folder: Path) -> None:
+    found = result(tmp_path, "large", data=data_folder, n=2)
+    sizes = re.fullmatch(r"a Work message of (\d+) bytes passes the limit of 1048576 bytes", found["refused"])
+    assert sizes is not None and 400 * 40 * 40 * 4 < int(sizes[1]) < 2_700_000
+    assert 0 < found["after"] < 5
 
 
 @needs_mpirun

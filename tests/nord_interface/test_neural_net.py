@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from matplotlib.text import Text
@@ -132,13 +134,40 @@ def test_heads_of_the_builder() -> None:
         assert net.layers["head.linear0"].out_features == 6  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kinds", [(nn.Conv2d, nn.ReLU, nn.Tanh), ("Conv2d", "ReLU", "Tanh")])
+def test_layers_by_class_or_name_with_names_of_any_text(kinds: tuple[Any, ...]) -> None:
+    """A kernel larger than the map, activations that would work in place, and names that torch has or cannot have."""
+    conv, relu, tanh = kinds
+    d, odd = NeuralDescriptor(), "a.b/c[0] \n\t✓ 'x\""
+    d.add_layer(conv, {"out_channels": 4, "kernel_size": 11}, odd)
+    d.add_layer(relu, {"inplace": True}, "")
+    d.add_layer(tanh, None, "weights")
+    d.add_layer("Identity", None, "forward", join="concat")
+    for source, target in ((odd, ""), (odd, "weights"), ("", "forward"), ("weights", "forward")):
+        d.connect_layers(source, target)
+    net = NeuralNet(
+        d, 3, (6, 6), 2, seed=1, dense_part=lambda n: {"x": nn.Linear(n, 5), "y": nn.ReLU(True), "z": nn.Linear(5, 3)}
+    )
+    assert net.functional and list(net.layers) == [odd, "", "weights", "forward"]
+    assert net.plan is not None and "kernel 11x11 clamped to 6x6" in net.plan.notes[0]
+    assert net.n_parameters == (2 * 36 * 4 + 4) + (8 * 5 + 5) + (5 * 3 + 3)
+    x = torch.randn(2, 2, 6, 6)
+    before = x.clone()
+    outputs = net(x)
+    assert torch.equal(outputs, net(x)) and torch.equal(x, before)
+    convolved = net.layers[odd](x)
+    joined = torch.cat([convolved.clamp_min(0), convolved.tanh()], 1).flatten(1)  # tanh sees negative values
+    assert net.dense is not None and torch.allclose(outputs, net.dense(joined))
+
+
 def test_pictures() -> None:
     def texts(net: NeuralNet, title: str | None = None) -> str:
         figure = net.plot(title)
         return "\n".join(text.get_text() for text in figure.findobj(Text))
 
     built = texts(NeuralNet(forked(), 10, (32, 32), 3), "two ways")
-    assert "two ways" in built
+    assert "two ways, specification: 4 layers" in built and "two ways, realization: 3×32×32 to 10, " in built  # noqa: RUF001
+    assert built.index("specification") < built.index("realization")
     assert "5×28×28" in built  # noqa: RUF001
     assert "SizeScale" in texts(NeuralNet(forked(), 10, (32, 32), 3, keep_dimensions=16))
     broken = listing()
