@@ -8,10 +8,13 @@ import json
 import sys
 
 FIELDS = ("number", "parents", "descriptor_hash", "fidelity", "seed", "state", "fitness")
+RARE = ("settings", "continues", "reuses")
 
 rows = [row for row in json.load(sys.stdin) if row["commit"] is not None]
 digest = hashlib.sha256()
 for row in sorted(rows, key=lambda row: row["commit"]):
-    line = json.dumps([row[field] for field in FIELDS], separators=(",", ":"), sort_keys=True)
+    values = [row[field] for field in FIELDS]
+    rare = {field: row[field] for field in RARE if row[field] not in (None, {})}
+    line = json.dumps([*values, rare] if rare else values, separators=(",", ":"), sort_keys=True)
     digest.update(line.encode() + b"\n")
 print(digest.hexdigest())

@@ -161,6 +161,7 @@ class SimulatedTransport:
         stopped: ranks that were told to stop.
         started: numbers of the trials whose evaluation began, in order, once for each attempt.
         evaluations: all that began, in order.
+        serves: the ranks know the run, so that they can go on with it when their master dies.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class SimulatedTransport:
         self.started: list[int] = []
         self.evaluations: list[Evaluation] = []
         self.stopped: set[int] = set()
+        self.serves = False
         self._rng = rng
         self._faults = faults
         self._outcome = outcome
@@ -249,12 +251,13 @@ class SimulatedTransport:
             self._happen(*heapq.heappop(self._events))  # nobody hears of it
         self._events = [item for item in self._events if not self._is_for_the_master(item[2])]
         heapq.heapify(self._events)
+        self.alive -= self.stopped  # these have left
         if len(self.alive) < 2:
             return False
-        idle = [rank for rank in sorted(self.alive) if not self._at_work(rank)]
+        idle = [rank for rank in sorted(self.alive) if not self._has[rank]]
         master = idle[0] if idle else min(self.alive)
         self.alive.discard(master)
-        for evaluation in list(self._at_work(master)):
+        for evaluation in self._at_work(master):
             self._break(evaluation, self._now)
         self._ranks = tuple(sorted(self.alive))
         self.stopped.clear()
@@ -357,27 +360,26 @@ class SimulatedTransport:
         self.alive.discard(rank)
         reason = f"rank {rank} died"
         self._push(at + self._rng.random() * NOTICE_SECONDS, _Arrival(rank, RankLost(rank, reason)))
-        for evaluation in list(self._at_work(rank, at)):
+        for evaluation in self._at_work(rank, at):
             if not evaluation.broken and not evaluation.hangs:
                 self._break(evaluation, at)
 
     def _stop(self, rank: int) -> None:
         self.stopped.add(rank)
-        at_work = list(self._at_work(rank))
+        at_work = self._at_work(rank)
         if any(evaluation.hangs for evaluation in at_work):
             return
         for evaluation in at_work:
-            evaluation.broken, evaluation.ends = True, min(evaluation.ends, self._now)
             task = evaluation.task
-            for member in evaluation.present:  # one that leaves releases its partners, whether they were told or not
-                report = Report(task.epoch, member, task.trial.number, task.attempt, None, stopped=True)
-                self._push(self._now + self._rng.random(), _Departure(member, report))
+            if not evaluation.broken:  # partners that are not told find that this one has left
+                self._break(evaluation, self._now)
+            report = Report(task.epoch, rank, task.trial.number, task.attempt, None, stopped=True)
+            self._push(self._now, _Departure(rank, report))
 
     def _at_work(self, rank: int, at: float | None = None) -> list[Evaluation]:
         """What a rank has that has not ended."""
         now = self._now if at is None else at
-        self._has[rank] = [evaluation for evaluation in self._has[rank] if evaluation.ends > now]
-        return self._has[rank]
+        return [evaluation for evaluation in self._has[rank] if evaluation.ends > now]
 
     # Events
 
@@ -405,6 +407,7 @@ class SimulatedTransport:
         self._last_arrival[rank] = arrives
         if isinstance(message, Report):
             self._reported[rank].append(message)
+            self._has[rank] = [e for e in self._has[rank] if not _is_about(message, e.task)]
             if self._faults.resent and self._rng.random() < self._faults.resent:
                 self._push(arrives + self._rng.uniform(0.0, LATE_SECONDS), _Arrival(rank, message))
         if arrives <= self._now:
@@ -417,7 +420,7 @@ class SimulatedTransport:
         if rank not in self.alive:
             return
         reports, self._reported[rank] = self._reported[rank], []
-        busy = tuple((e.task.trial.number, e.task.attempt) for e in self._at_work(rank, at))
+        busy = tuple((e.task.trial.number, e.task.attempt) for e in self._has[rank])
         for message in [*reports, Hello(rank, _host(rank), {}, busy)]:
             self._push(at, _Departure(rank, message))
 
@@ -439,6 +442,10 @@ class SimulatedTransport:
     def _push(self, at: float, event: _Event) -> None:
         self._count += 1
         heapq.heappush(self._events, (at, self._count, event))
+
+
+def _is_about(report: Report, task: Task) -> bool:
+    return (report.epoch, report.number, report.attempt) == (task.epoch, task.trial.number, task.attempt)
 
 
 def _host(rank: int) -> str:

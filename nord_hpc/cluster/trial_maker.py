@@ -15,6 +15,11 @@ from nord_hpc.seeding import trial_seed
 from nord_hpc.trial import Examination, Fidelity, Json, Proposal, Trial
 
 
+MANY_LAYERS = 2000
+LARGEST_DESCRIPTOR = 24 * 2**20
+"""Bytes of JSON; genotype, descriptor and what stands beside them must fit a record of the journal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
     """What a trial that goes on from another one takes from it."""
@@ -51,6 +56,7 @@ class TrialMaker:
         infeasible = None
         resources = self._job.resources
         try:
+            _check_size(descriptor)
             descriptor_hash = descriptor.canonical_hash()
             if settings:
                 resources = self._job.with_settings(settings).resources
@@ -84,11 +90,21 @@ class TrialMaker:
     def _examine(
         self, descriptor: NeuralDescriptor, fidelity: Fidelity, settings: Mapping[str, Json], base: Base | None
     ) -> Examination:
-        whole = self._evaluator.examine(descriptor, fidelity, settings)
+        more = (settings,) if settings else ()  # evaluators of the user's own need not know of settings
+        whole = self._evaluator.examine(descriptor, fidelity, *more)
         if base is None:
             return whole
-        before = self._evaluator.examine(descriptor, base.fidelity, settings)
+        before = self._evaluator.examine(descriptor, base.fidelity, *more)
         return Examination(whole.cost - before.cost, whole.n_parameters, whole.multiply_adds, whole.memory_bytes)
+
+
+def _check_size(descriptor: NeuralDescriptor) -> None:
+    """Refuse what no record and no message can hold; only descriptors of many layers are measured."""
+    if len(descriptor.layers) < MANY_LAYERS:
+        return
+    n_bytes = len(json.dumps(descriptor.to_json()))
+    if n_bytes > LARGEST_DESCRIPTOR:
+        raise Infeasible(f"its descriptor has {n_bytes:,} bytes as JSON, more than the limit of {LARGEST_DESCRIPTOR:,}")
 
 
 def _text_hash(descriptor: Json) -> str:

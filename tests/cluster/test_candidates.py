@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster.simulation import Simulation, make_job, simulate
 
+from nord_hpc.cluster import trial_maker
 from nord_hpc.cluster.first_candidates import FirstCandidate
 from nord_hpc.cluster.transport_simulated import Faults
 from nord_hpc.errors import BadInput, Infeasible
@@ -189,3 +191,16 @@ def test_auto_gangs_are_checked_against_the_shards() -> None:
     with pytest.raises(BadInput, match=r"max_gang 3 does not divide shards 4; set max_gang to one of 1, 2, 4"):
         make_job(resources={"shards": 4, "gang": "auto", "max_gang": 3})
     assert make_job(resources={"shards": 4, "gang": "auto"}).resources.largest_gang == 4
+
+
+def test_a_descriptor_that_no_message_can_hold_is_infeasible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_maker, "MANY_LAYERS", 7)
+    monkeypatch.setattr(trial_maker, "LARGEST_DESCRIPTOR", 1200)
+    entries = simulate(make_job(), seed=0, n_workers=2).history.entries.values()
+    reasons = [entry.trial.infeasible for entry in entries if entry.trial.infeasible is not None]
+    large = [reason for reason in reasons if "more than the limit of 1,200" in reason]
+    assert large and len(large) < len(entries)
+    for entry in entries:
+        if entry.trial.infeasible is None:
+            n_layers, n_bytes = len(entry.trial.descriptor["layers"]), len(json.dumps(entry.trial.descriptor))
+            assert n_layers < 7 or n_bytes <= 1200
