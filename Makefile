@@ -26,7 +26,7 @@ HOROVOD := $(VENV)/nord_hpc-$(RECIPE).horovod
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CXX
 
-.PHONY: help setup horovod search test test-slow test-cluster chaos lint format clean
+.PHONY: help simulate setup horovod search test test-slow test-cluster chaos lint format clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
@@ -49,6 +49,9 @@ chaos: setup  ## kill ranks of a running search, the master too; MINUTES=2
 
 test-cluster: setup  ## the tests that need Slurm
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+simulate: setup  ## random faults on the simulated transport: SCHEDULES=10000, or SEED=n for one alone
+	@$(BIN)/python tests/cluster/run_simulations.py
 
 lint: setup  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Gangs: how long it takes to form one, and what the fixed order of additions costs.
 
-`python benchmarks/gangs.py` starts itself under mpirun with three ranks. Everything is measured in one run, so that ratios mean something.
+`python benchmarks/gangs.py` starts itself under mpirun with three ranks. All is measured in one run, so that
+ratios mean something.
 """
 
 from __future__ import annotations

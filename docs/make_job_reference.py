@@ -17,7 +17,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from nord_hpc import job, registry
 from nord_hpc.training import metrics, optimizers
@@ -116,9 +115,13 @@ def _rows(model: type[BaseModel], *, prefix: str, sections: bool) -> list[tuple[
 
 
 def attributes(model: type[BaseModel]) -> dict[str, str]:
-    """Name to text of the attributes that a docstring in Google style describes; "a, b: text" describes both."""
-    _, _, block = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")
-    texts: dict[str, str] = {}
+    """Name to text of the attributes that a docstring in Google style describes; "a, b: text" describes both.
+
+    Those of the base class that the class inherits are among them.
+    """
+    base = model.__bases__[0]
+    texts = attributes(base) if issubclass(base, BaseModel) and base is not BaseModel else {}
+    _, _, block = inspect.cleandoc(model.__dict__.get("__doc__") or "").partition("Attributes:\n")
     for entry in re.split(r"\n(?=    \S)", block):
         names, separator, text = entry.strip().partition(": ")
         if separator:

@@ -84,6 +84,13 @@ class HasDecisions(Protocol):
         """The point of these choices, one for each decision."""
 
 
+class HasSkips(Protocol):
+    """A space with decisions, some of which connect a layer with an earlier one (anchor points, Zoph and Le 2017)."""
+
+    def skips(self) -> tuple[int | None, ...]:
+        """For each decision the position of the last decision of the layer that a skip comes from; None: no skip."""
+
+
 class HasSettings(Protocol):
     """A space whose points set fields of the job beside the network."""
 

@@ -234,6 +234,7 @@ class LimitSettings(Settings):
         memory_gib: estimated memory of one rank above which a candidate is infeasible.
         grace_seconds: from a request to stop until the search ends even if busy ranks have not left their trials.
         restarts: of mpirun by `nord-hpc run -n` and `resume -n`, in a row without a trial finished.
+        lost_host_seconds: for which a host or its network may be silent before its ranks count as lost.
         infeasible_in_a_row: infeasible candidates in a row that end the job, as the space and data do not fit.
     """
 
@@ -242,6 +243,7 @@ class LimitSettings(Settings):
     memory_gib: float = Field(default=4.0, gt=0)
     grace_seconds: float = Field(default=8.0, gt=0)
     restarts: int = Field(default=3, ge=0)
+    lost_host_seconds: int = Field(default=15, ge=6)
     infeasible_in_a_row: int = Field(default=1000, ge=1)
 
 
@@ -375,6 +377,11 @@ def load(path: Path, *, overrides: Iterable[str] = ()) -> Job:
     Raises:
         BadInput: one line with the file, the field, and what to set.
     """
+    return from_mapping(read_mapping(path, overrides=overrides), folder=path.parent, source=str(path))
+
+
+def read_mapping(path: Path, *, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """What stands in a job file, with overrides, not validated. See `load`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -390,7 +397,7 @@ def load(path: Path, *, overrides: Iterable[str] = ()) -> Job:
         )
     for override in overrides:
         _override(data, override)
-    return from_mapping(data, folder=path.parent, source=str(path))
+    return data
 
 
 def from_mapping(data: Mapping[str, Any], *, folder: Path, source: str = "job") -> Job:

@@ -17,9 +17,12 @@ from typer.exceptions import TyperException
 from nord_hpc import __version__
 from nord_hpc import job as jobs
 from nord_hpc.cli import wiring
+from nord_hpc.cli.compare import compare
 from nord_hpc.cli.progress import ProgressView, print_result
 from nord_hpc.cli.retrain import retrain
-from nord_hpc.cluster import launch
+from nord_hpc.cli.simulate import simulate
+from nord_hpc.cli.submit import cancel, goes_on, note_life, slurm_line, slurm_state, submit
+from nord_hpc.cluster import launch, parts, slurm
 from nord_hpc.errors import BadInput, StoreError
 from nord_hpc.job import Job
 from nord_hpc.logs import log_to_stderr
@@ -76,7 +79,7 @@ def run(
     def prepare(n_workers: int) -> RunFolder:
         loaded = jobs.load(job, overrides=overrides)
         wiring.check(loaded, n_workers=n_workers)
-        return wiring.create_run_folder(out or _default_folder(loaded), loaded)
+        return parts.create_run_folder(out or _default_folder(loaded), loaded)
 
     if launch.under_launcher():
         return _run_in_world(prepare, ranks=ranks)
@@ -141,12 +144,15 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """How a search stands, also while it runs."""
     opened = RunFolder.open(folder)
     history = opened.history()
-    summary = summarize(history, opened.job())
+    summary = summarize(history, opened.recorded_job())
     summary["state"] = _state(opened, summary["state"])
+    summary["slurm"] = slurm_state(opened)
     if as_json:
         print(json.dumps(summary, indent=2, allow_nan=False))
     else:
         print_result(Console(), opened, summary, history)
+        if summary["slurm"] is not None:
+            print(slurm_line(summary["slurm"]))
 
 
 @app.command()
@@ -174,7 +180,7 @@ def report(folder: FolderArgument) -> None:
 
     opened = RunFolder.open(folder)
     history = opened.history()
-    summary = summarize(history, opened.job())
+    summary = summarize(history, opened.recorded_job())
     summary["state"] = _state(opened, summary["state"])
     summary["job_yaml"] = opened.job_file.read_text(encoding="utf-8")
     summary["environment"] = history.lives[-1].machine if history.lives else {}
@@ -186,8 +192,15 @@ def report(folder: FolderArgument) -> None:
 def doctor(
     as_json: JsonOption = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where run folders will be written.")] = Path("runs"),
-) -> None:
+    mpi: Annotated[bool, typer.Option("--mpi", help="Examine the ranks that mpirun or srun started this as.")] = False,
+    gang: Annotated[int, typer.Option("--gang", min=1, help="With --mpi: ranks of a gang.")] = 2,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="With --mpi: to measure each gang.")] = 2.0,
+) -> int:
     """Examine this machine: Python, torch, MPI, Horovod, GPUs, cores, Slurm, and a folder's speed."""
+    if mpi:
+        from nord_hpc.cli import doctor_mpi
+
+        return doctor_mpi.examine_world(gang=gang, seconds=seconds, as_json=as_json)
     from nord_hpc.cli import doctor as examination
 
     found = examination.examine(folder)
@@ -195,9 +208,15 @@ def doctor(
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
         Console().print(examination.render(found))
+    return wiring.DONE
 
 
 app.command()(retrain)
+app.command()(compare)
+app.command()(simulate)
+app.command()(submit)
+app.command()(cancel)
+app.command(hidden=True)(goes_on)
 
 
 @app.command()
@@ -207,6 +226,7 @@ def version() -> None:
 
 
 def _run_inline(folder: RunFolder, *, accept_changes: bool = False) -> int:
+    note_life(folder)
     view = ProgressView(folder, _error_console())
     with wiring.bounded_exit() as leaving:
         try:
@@ -257,6 +277,7 @@ def _run_in_world(
 
 def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False) -> int:
     """Run mpirun on the run folder, again if it dies, until the journal says how the search ended."""
+    note_life(folder)
     job = folder.job()
     console = _error_console()
     supervisor = launch.Supervisor()
@@ -265,7 +286,8 @@ def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False)
     program = [sys.executable, "-m", "nord_hpc", "rank", str(folder.path), *options]
     mpirun = launch.find_mpirun()
     survives = job.resources.fault_tolerance == "auto" and launch.can_survive_deaths(mpirun)[0]
-    command = launch.mpirun_command(n_ranks, program, mpirun=mpirun, survives=survives)
+    lost_host_seconds = job.limits.lost_host_seconds
+    hosts: dict[str, int] | None = None
     wiring.on_stop_signals(supervisor.request_stop)
     fruitless = 0
     try:
@@ -273,7 +295,9 @@ def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False)
             finished = _n_finished(folder)
             n_lives = len(folder.history().lives)
             result = supervisor.run(
-                command,
+                launch.mpirun_command(
+                    n_ranks, program, mpirun=mpirun, survives=survives, lost_host_seconds=lost_host_seconds, hosts=hosts
+                ),
                 threads=job.resources.threads,
                 on_wait=view.update,
                 is_up=lambda before=n_lives: view.n_lives() > before,  # type: ignore[misc]
@@ -289,12 +313,23 @@ def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False)
                 console.print(f"{reason}; given up after {job.limits.restarts} restarts without a trial finished")
                 return wiring.INTERRUPTED
             console.print(f"{reason}; the search goes on from what is saved", highlight=False)
+            hosts, n_ranks = _hosts_left(n_ranks, console)
     finally:
         view.close()
     if result.exit_code == wiring.BAD_INPUT:
         return wiring.BAD_INPUT
     _print_end(folder)
     return {"finished": wiring.DONE, "error": wiring.FAILED}.get(state, wiring.INTERRUPTED)
+
+
+def _hosts_left(n_ranks: int, console: Console) -> tuple[dict[str, int] | None, int]:
+    """In a Slurm allocation that has lost nodes: those that are left with their ranks, and how many ranks these are."""
+    all_nodes = slurm.slots_of()
+    left = slurm.nodes_left()
+    if not left or len(left) == len(all_nodes):
+        return None, n_ranks
+    console.print(f"{', '.join(sorted(set(all_nodes) - set(left)))} lost; {len(left)} nodes are left", highlight=False)
+    return left, max(2, min(n_ranks, sum(left.values())))
 
 
 def _record_loss(folder: RunFolder, result: launch.LaunchResult) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from nord_hpc.cli import retrain_life, wiring
 from nord_hpc.cli.progress import best_entry
-from nord_hpc.cluster import launch
+from nord_hpc.cluster import launch, parts
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import BadInput, Infeasible, StoreError
 from nord_hpc.job import Job, Named
@@ -169,7 +169,7 @@ def _trial(found: Trial, searched: Job, job: Job) -> Trial:
     """The trial as it is trained now: its network, made anew where the space was changed, and a seed of its own."""
     descriptor = NeuralDescriptor.from_json(found.descriptor)
     if job.space != searched.space:
-        space = wiring.make_space(job)
+        space = parts.make_space(job)
         if not space.contains(found.genotype):
             raise BadInput(
                 f"space: trial {found.number} is no point of the space as it is set now; override only what does not "
@@ -177,7 +177,7 @@ def _trial(found: Trial, searched: Job, job: Job) -> Trial:
             )
         descriptor = space.to_descriptor(found.genotype)
     try:
-        evaluator = wiring.make_evaluator(job, job.folder)
+        evaluator = parts.make_evaluator(job, job.folder)
         examined = evaluator.examine(descriptor, job.full_fidelity)
         descriptor_hash = descriptor.canonical_hash()
     except Infeasible as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nord_hpc import __version__
 from nord_hpc.cli import wiring
 from nord_hpc.cli.machine import fingerprint, source_commit
-from nord_hpc.cluster import worker
+from nord_hpc.cluster import parts, worker
 from nord_hpc.cluster.messages import Report, Setup, Stop, Task
 from nord_hpc.cluster.polling import wait_until
 from nord_hpc.cluster.transport_inline import InlineGang
@@ -100,7 +100,7 @@ def run_partner(world: World, mailbox: Mailbox) -> None:
 def _prepare(folder: RetrainFolder, *, rank: int) -> tuple[Job, Evaluator]:
     job = folder.run.job()
     log_to_file(folder.run.logs / f"rank-{rank}.log")
-    return job, wiring.make_evaluator(job, folder.run.weights)
+    return job, parts.make_evaluator(job, folder.run.weights)
 
 
 def _take_part(

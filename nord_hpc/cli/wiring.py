@@ -17,22 +17,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from nord_hpc import job as jobs
 from nord_hpc import registry
 from nord_hpc.cli.machine import fingerprint, source_commit
 from nord_hpc.cluster import first_candidates, launch
 from nord_hpc.cluster.coordinator import Coordinator, End
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.messages import Setup, Stop
+from nord_hpc.cluster.parts import make_evaluator, make_maker, make_space
 from nord_hpc.cluster.processes import own_process
 from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_inline import InlineTransport
-from nord_hpc.cluster.trial_maker import TrialMaker
 from nord_hpc.errors import BadInput, StoreError
-from nord_hpc.interfaces import DataParallel, Evaluator, SearchSpace, Strategy, Transport
+from nord_hpc.interfaces import DataParallel, Evaluator, Transport
 from nord_hpc.job import Job
 from nord_hpc.logs import log_to_file
-from nord_hpc.seeding import derived_seed
 from nord_hpc.store import snapshot
 from nord_hpc.store.history import History
 from nord_hpc.store.journal import Journal
@@ -68,42 +66,6 @@ class StopSignals:
 
     def stopped(self) -> bool:
         return self.reason is not None
-
-
-def make_evaluator(job: Job, weights: Path) -> Evaluator:
-    cls, options = jobs.options_of("evaluator", job.evaluator, folder=job.folder)
-    evaluator: Evaluator = cls(options, job=job, folder=job.folder, weights_folder=weights)
-    return evaluator
-
-
-def make_space(job: Job) -> SearchSpace:
-    cls, options = jobs.options_of("space", job.space, folder=job.folder)
-    space: SearchSpace = cls(options)
-    return space
-
-
-def make_maker(job: Job, evaluator: Evaluator) -> tuple[Strategy, TrialMaker]:
-    """The strategy, and what makes trials of its proposals."""
-    space = make_space(job)
-    cls, options = jobs.options_of("strategy", job.strategy, folder=job.folder)
-    seed = derived_seed(job.seed, "strategy")
-    strategy: Strategy = cls(options, space=space, seed=seed, full_fidelity=job.full_fidelity)
-    continues = bool(getattr(strategy, "continues_trials", False))
-    if continues and job.training.schedule != "constant":
-        raise BadInput(
-            f"training.schedule: {job.training.schedule} depends on the number of epochs, which strategy "
-            f"{job.strategy.name} raises on the way; set constant"
-        )
-    return strategy, TrialMaker(job, space=space, evaluator=evaluator, keeps_states=continues)
-
-
-def create_run_folder(path: Path, job: Job) -> RunFolder:
-    """A new run folder, with all that a resume will need; `check` has accepted the job."""
-    first = first_candidates.gather(job, make_space(job))
-    folder = RunFolder.create(path, job)
-    if first:
-        first_candidates.save(folder.first_candidates_file, first)
-    return folder
 
 
 def check(job: Job, *, n_workers: int = 0) -> None:

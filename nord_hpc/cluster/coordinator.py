@@ -174,6 +174,7 @@ class Coordinator:
         self._epoch = epoch
         self._ranks = ranks
         self._gone: set[int] = set()
+        self._expected: dict[int, float] = {}  # ranks that must say hello to a master that took over, and by when
         self._n_active = len(ranks) if n_active is None else n_active
         self._fewest_workers = fewest_workers
         self._without_weights: set[int] = set()
@@ -233,6 +234,14 @@ class Coordinator:
             elif not (takes_over and self._adopt(step, history)):
                 self._wait_or_give_up(step, reason="its ranks were lost", at=at)
         self._take_note(new, at=at)
+        if takes_over:
+            self._expect_hellos(history, at=at)
+
+    def _expect_hellos(self, history: History, *, at: float) -> None:
+        """One that is in the middle of an evaluation may speak only after it, and one that hangs never does."""
+        open_trials = [entry.trial for entry in history.entries.values() if entry.outcome is None and entry.attempts]
+        limit = max((self._limit_seconds(trial) for trial in open_trials), default=0.0)
+        self._expected = dict.fromkeys(self._ranks, at + limit + HANG_GRACE_SECONDS)
 
     def _adopt(self, trial: Trial, history: History) -> bool:
         """Take a trial over from the master before, if all ranks that it was given to are still there."""
@@ -295,6 +304,7 @@ class Coordinator:
         """A rank is there. What the master before gave to it goes on; what never reached it is sent again."""
         if hello.rank in self._gone:
             return
+        self._expected.pop(hello.rank, None)
         self.pool.add(hello.rank, hello.host)
         for number, running in sorted(self.running.items()):
             if hello.rank not in running.silent:
@@ -307,17 +317,22 @@ class Coordinator:
                 self._send(hello.rank, self._task(running, limit))
 
     def _on_report(self, report: Report, *, at: float) -> None:
-        self.pool.release(report.rank, report.number)
+        running = self.running.get(report.number)
+        current = running is not None and (report.epoch, report.attempt) == (running.epoch, running.attempt)
+        # Not for an earlier attempt of a trial that the rank has again.
+        if current or running is None or report.rank not in running.ranks:
+            self.pool.release(report.rank, report.number, at=at)
         if report.bad_input is not None:
             raise BadInput(report.bad_input)
-        running = self.running.get(report.number)
-        if running is None or (report.epoch, report.attempt) != (running.epoch, running.attempt):
+        if running is None or not current:
             return
         running.silent.discard(report.rank)
         if report.outcome is not None:
             self._on_outcome(running, report.outcome, at=at)
         elif report.stopped:
             del self.running[report.number]
+            if self._stopping is None:  # the master before had said stop
+                self._wait(running.trial)
         elif not running.silent and self._stopping is None:
             self._on_broken(running, report.broken or "no member of the gang gave a result", at=at)
 
@@ -364,9 +379,10 @@ class Coordinator:
         if rank == self._test_rank:
             self._test_rank = None
         for place, number in enumerate(assigned):
-            running = self.running.pop(number, None)
-            if running is None:
+            running = self.running.get(number)
+            if running is None or rank not in running.ranks:  # other ranks have a later attempt of it
                 continue
+            del self.running[number]
             if place == 0:  # the others only waited at that rank
                 self._lost[number] = self._lost.get(number, 0) + 1
             for partner in set(running.ranks) - {rank}:
@@ -375,7 +391,7 @@ class Coordinator:
                 self._wait_or_give_up(running.trial, reason=reason, at=at)
 
     def _on_test_report(self, report: TestReport, *, at: float) -> None:
-        self.pool.release(report.rank, report.number)
+        self.pool.release(report.rank, report.number, at=at)
         if report.epoch != self._epoch or report.rank != self._test_rank:
             return
         self._test_rank = None
@@ -392,6 +408,9 @@ class Coordinator:
     def _on_tick(self, *, at: float) -> None:
         for rank in self.pool.overdue(at):
             self._on_lost(rank, f"rank {rank} has not answered within the limit of its trial", at=at)
+        for rank in [rank for rank, by in self._expected.items() if at > by]:
+            del self._expected[rank]
+            self._on_lost(rank, f"rank {rank} has not come back to the master that took over", at=at)
         if self._seconds_left is not None and self._began_at is not None and at - self._began_at >= self._seconds_left:
             self._out_of_hours = True
 

@@ -18,19 +18,28 @@ class Worker:
     Attributes:
         assigned: number to predicted seconds of its trials; the first is being evaluated, the others wait at the rank.
         free_at: when it is expected to be done with them.
-        deadline: when it is taken to hang, if it still has any.
+        limits: for each of them, seconds after its begin when the rank is taken to hang.
+        deadline: when that is for the first of them.
     """
 
     rank: int
     host: str
     assigned: dict[int, float] = field(default_factory=dict)
+    limits: dict[int, float] = field(default_factory=dict)
     free_at: float = 0.0
     deadline: float = 0.0
 
     def assign(self, number: int, *, seconds: float, limit_seconds: float, at: float) -> None:
         self.free_at = (max(self.free_at, at) if self.assigned else at) + seconds
-        self.deadline = (max(self.deadline, at) if self.assigned else at) + limit_seconds
+        if not self.assigned:
+            self.deadline = at + limit_seconds
         self.assigned[number] = seconds
+        self.limits[number] = limit_seconds
+
+    def release(self, number: int, *, at: float) -> None:
+        if self.assigned.pop(number, None) is not None:
+            del self.limits[number]
+            self.deadline = at + next(iter(self.limits.values()), 0.0)
 
     def takes_more(self) -> bool:
         return len(self.assigned) < MOST_ASSIGNED and sum(self.assigned.values()) < WAITING_SECONDS
@@ -117,11 +126,11 @@ class RankPool:
         to_spare = sum(moment <= begins for moment in free_at) - first_size
         return at + seconds <= begins or size <= to_spare
 
-    def release(self, rank: int, number: int) -> None:
-        """The rank says that it is done with that trial."""
+    def release(self, rank: int, number: int, *, at: float) -> None:
+        """The rank says that it is done with that trial; the next one that it has begins now."""
         worker = self._workers.get(rank)
         if worker is not None:
-            worker.assigned.pop(number, None)
+            worker.release(number, at=at)
 
     def _active(self) -> list[Worker]:
         return list(self._workers.values())[: self._n_active]

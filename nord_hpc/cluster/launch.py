@@ -37,8 +37,9 @@ FAULT_TOLERANCE_OPTIONS = (
     *("--mca", "mpi_ft_detector", "true"),
     *("--mca", "mpi_ft_detector_thread", "true"),
     *("--mca", "mpi_ft_detector_period", "0.5"),
-    *("--mca", "mpi_ft_detector_timeout", "3"),
 )
+SILENT_RANK_SECONDS = 3
+"""For which a rank on the same host may give no heart beat before it counts as dead."""
 START_SECONDS = 60
 """For MPI to start on all ranks, where they survive deaths."""
 STOP_SECONDS = 30.0
@@ -46,6 +47,8 @@ STOP_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 SUPERVISED = "NORD_HPC_SUPERVISED"
 """Environment variable of the ranks that a supervisor started."""
+HOST_FILE = "PRTE_MCA_prte_default_hostfile"
+"""Environment variable that names Open MPI's mpirun a host file, where there is no batch system."""
 SESSION_BASE = "PRTE_MCA_prte_local_tmpdir_base"
 """Where Open MPI's mpirun keeps its session folder, named after its process id. What a killed one leaves behind makes
 a later one that gets the same id fail at its start ("The PMIx server's listener thread failed to start"), so each has a
@@ -77,12 +80,20 @@ def check_world(size: int, environment: Mapping[str, str] = os.environ) -> None:
 
 
 def mpirun_command(
-    n_ranks: int, command: Sequence[str], *, mpirun: Path | None = None, survives: bool = False
+    n_ranks: int,
+    command: Sequence[str],
+    *,
+    mpirun: Path | None = None,
+    survives: bool = False,
+    lost_host_seconds: int = 15,
+    hosts: Mapping[str, int] | None = None,
 ) -> list[str]:
     """The command line that starts `n_ranks` of `command`, with what Open MPI needs on small machines and as root.
 
     Args:
         survives: the ranks shall outlive the death of one; see `can_survive_deaths`.
+        lost_host_seconds: for which another host may be silent before it counts as lost.
+        hosts: with the ranks of each; None for those that mpirun finds itself, in an allocation or a host file.
     """
     program = mpirun or find_mpirun()
     options = ["-n", str(n_ranks)]
@@ -90,9 +101,27 @@ def mpirun_command(
         options += ["--oversubscribe", "--bind-to", "none", "--mca", "osc", "^ucx", "--mca", "mpi_yield_when_idle", "1"]
         if os.geteuid() == 0:
             options.append("--allow-run-as-root")
+        options += _keep_alive(lost_host_seconds)
+        if hosts is not None:
+            options += ["--host", ",".join(f"{host}:{n}" for host, n in hosts.items())]
         if survives:
-            options += FAULT_TOLERANCE_OPTIONS
+            silent = lost_host_seconds if hosts is not None or on_several_hosts() else SILENT_RANK_SECONDS
+            options += [*FAULT_TOLERANCE_OPTIONS, "--mca", "mpi_ft_detector_timeout", str(silent)]
     return [str(program), *options, *command]
+
+
+def on_several_hosts(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether mpirun will find more than this host: in a Slurm allocation, or in a host file."""
+    nodes = environment.get("SLURM_JOB_NUM_NODES", "1")
+    return HOST_FILE in environment or (nodes.isdigit() and int(nodes) > 1)
+
+
+def _keep_alive(seconds: int) -> list[str]:
+    """The daemons of mpirun ask silent ones of other hosts whether they live: a cut cable tells nobody anything."""
+    probes = 3
+    interval = max(1, seconds // (2 * probes))
+    values = {"time": max(1, seconds - probes * interval), "intvl": interval, "probes": probes}
+    return [word for name, value in values.items() for word in ("--prtemca", f"oob_tcp_keepalive_{name}", str(value))]
 
 
 def can_survive_deaths(program: Path, *, fresh: bool = False) -> tuple[bool, str]:

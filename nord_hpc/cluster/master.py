@@ -97,21 +97,22 @@ def _step(coordinator: Coordinator, journal: Appendable, *, at: float) -> list[A
 def _carry_out(
     actions: list[Action], journal: Appendable, transport: Transport, drop_weights: Callable[[int], None]
 ) -> End | None:
-    sends: list[Send] = []
+    later: list[Send | DropWeights] = []
     end: End | None = None
     for action in actions:
         match action:
             case Record():
                 journal.append(action.record)
-            case Send():
-                sends.append(action)
-            case DropWeights():
-                drop_weights(action.number)
+            case Send() | DropWeights():
+                later.append(action)
             case Expel():
                 transport.expel(action.rank)
             case End():
                 end = action
     journal.sync()
-    for send in sends:
-        transport.send(send.rank, send.message)
+    for item in later:
+        if isinstance(item, Send):
+            transport.send(item.rank, item.message)
+        else:
+            drop_weights(item.number)
     return end

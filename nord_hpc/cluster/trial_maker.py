@@ -14,7 +14,6 @@ from nord_hpc.job import Job
 from nord_hpc.seeding import trial_seed
 from nord_hpc.trial import Examination, Fidelity, Json, Proposal, Trial
 
-
 MANY_LAYERS = 2000
 LARGEST_DESCRIPTOR = 24 * 2**20
 """Bytes of JSON; genotype, descriptor and what stands beside them must fit a record of the journal."""

@@ -26,7 +26,7 @@ from nord_hpc import job as jobs
 from nord_hpc import registry, sources
 from nord_hpc.cli import wiring
 from nord_hpc.cli.progress import ProgressView, view_on_stderr
-from nord_hpc.cluster import launch
+from nord_hpc.cluster import launch, parts
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import BadInput
 from nord_hpc.job import Job
@@ -214,7 +214,7 @@ class Search:
         wiring.check(job, n_workers=n_workers)
         if job.code or any(registry.plugin_file(getattr(job, kind).name) for kind in CLASS_SECTIONS):
             _try_in_fresh_process(job)
-        return wiring.create_run_folder(Path(out) if out is not None else default_path(job.name), job)
+        return parts.create_run_folder(Path(out) if out is not None else default_path(job.name), job)
 
 
 def _plain(value: Any, *, where: str) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nord_hpc.descriptor import Layer, NeuralDescriptor
+from nord_hpc.spaces.conv_decisions import INPUT, ConvDecisions
 from nord_hpc.trial import Json
 
 ACTIVATION_KINDS = {
@@ -23,7 +24,6 @@ ACTIVATION_KINDS = {
     "tanh": "Tanh",
 }
 POOLING_KINDS = {"max": "MaxPool2d", "avg": "AvgPool2d"}
-INPUT = -1
 FIELDS = ("channels", "kernel", "activation", "normalization", "pooling")
 KEYS = frozenset({*FIELDS, "inputs"})
 IDENTITY = Layer("Identity", {})
@@ -126,6 +126,9 @@ class ConvGraph:
             "normalization": options.normalization,
             "pooling": options.pooling if self._max_poolings else ("none",),
         }
+        self._decisions = ConvDecisions(
+            self._choices, min_layers=self._min_layers, max_layers=self._max_layers, skip=self._skip
+        )
         self._pooled = tuple(choice for choice in self._choices["pooling"] if choice != "none")
         self._may_not_pool = "none" in self._choices["pooling"]
         # The choices other than a value, repeats kept, and the fields that have another choice at all.
@@ -196,13 +199,7 @@ class ConvGraph:
         shift = n_head - (len(second) - n_tail)
         for layer in layers[n_head:]:
             layer["inputs"] = sorted({max(INPUT, source + shift) for source in layer["inputs"]})
-        _read_all(layers)
-        excess = _count_poolings(layers) - self._max_poolings
-        for layer in reversed(layers):
-            if excess > 0 and layer["pooling"] != "none":
-                layer["pooling"] = "none"
-                excess -= 1
-        return layers
+        return self._mended(layers)
 
     def neighbours(self, genotype: Json) -> Iterator[Json]:
         """Every genotype that one mutation can make, once each."""
@@ -225,6 +222,28 @@ class ConvGraph:
                         yield layers
         yield from self._longer(genotype, may_pool=may_pool)
         yield from self._shorter(genotype)
+
+    def decisions(self) -> tuple[int, ...]:
+        """The number of layers; for each its fields and, with `skip`, whether it reads each earlier one."""
+        return self._decisions.counts
+
+    def skips(self) -> tuple[int | None, ...]:
+        """Which decisions are skips, and from where; see `nord_hpc.spaces.conv_decisions`."""
+        return self._decisions.skips
+
+    def from_decisions(self, choices: Sequence[int]) -> Json:
+        """The point of these choices. Poolings beyond `max_poolings` are left out, the last ones first."""
+        return self._mended(self._decisions.layers(choices))
+
+    def _mended(self, layers: list[Json]) -> list[Json]:
+        """The layers, changed in place: each is read, and not too many pool."""
+        _read_all(layers)
+        excess = _count_poolings(layers) - self._max_poolings
+        for layer in reversed(layers):
+            if excess > 0 and layer["pooling"] != "none":
+                layer["pooling"] = "none"
+                excess -= 1
+        return layers
 
     def contains(self, genotype: Json) -> bool:
         """Whether `genotype` is a point of this space. Never raises."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nord_hpc.store import collector
 from nord_hpc.trial import (
     NOT_REPEATABLE,
     FailureKind,
@@ -200,8 +201,9 @@ class History:
         self.lives: list[Life] = []
         self.test: dict[str, Json] | None = None
         self._n_started = 0
-        for record in records:
-            self.add(record)
+        with collector.paused():
+            for record in records:
+                self.add(record)
 
     def add(self, record: Json) -> None:
         getattr(self, f"_add_{record['kind']}")(record)

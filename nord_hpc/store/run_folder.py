@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import yaml
+from pydantic import ValidationError
 
 from nord_hpc import job as jobs
 from nord_hpc import registry
@@ -26,6 +30,7 @@ FREE_TO_CHANGE = (
     "checkpoint",
     "dataset.path",
     "limits.grace_seconds",
+    "limits.lost_host_seconds",
     "limits.restarts",
     "limits.trial_seconds",
     "resources.backend",
@@ -33,6 +38,9 @@ FREE_TO_CHANGE = (
     "resources.spares",
 )
 """Fields of the job that a resume may change: no recorded result depends on them."""
+
+
+LEFTOVER_SECONDS = 600.0
 
 
 class RunFolder:
@@ -45,6 +53,8 @@ class RunFolder:
         self.snapshot_file = path / "search.h5"
         self.first_candidates_file = path / "first_candidates.json"
         self.dataset_file = path / "dataset.json"
+        self.slurm_file = path / "slurm.json"
+        self.batch_script = path / "search.sbatch"
         self.report_file = path / "report.html"
         self.code = path / "code"
         self.weights = path / "weights"
@@ -87,6 +97,19 @@ class RunFolder:
 
     def job(self, *, overrides: tuple[str, ...] = ()) -> Job:
         return jobs.load(self.job_file, overrides=overrides)
+
+    def recorded_job(self) -> Job:
+        """The job as it stands in the folder, for those who only read: no code of the run is imported.
+
+        Raises:
+            BadInput: the file is damaged, or of another version.
+        """
+        try:
+            return Job.model_validate(yaml.safe_load(self.job_file.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise BadInput(f"{self.job_file}: {jobs.explain(error)}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadInput(f"{self.job_file}: cannot be read: {' '.join(str(error).split())}") from error
 
     def save_job(self, job: Job) -> None:
         write_atomically(self.job_file, job.to_yaml().encode())
@@ -175,6 +198,7 @@ def _different(before: Any, after: Any, name: str) -> list[str]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, fsync it, rename it: readers see the old or the new one, whole."""
+    _remove_leftovers(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -187,3 +211,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     journal.sync_folder(path.parent)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """What kills in the middle of earlier writes left behind; younger ones may be another process's own."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()

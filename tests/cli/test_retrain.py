@@ -15,6 +15,7 @@ import pytest
 
 from nord_hpc import job as jobs
 from nord_hpc.cli import retrain, retrain_life, wiring
+from nord_hpc.cluster import parts
 from nord_hpc.errors import BadInput, StoreError
 from nord_hpc.store.retrain_folder import RetrainFolder
 from nord_hpc.store.run_folder import RunFolder
@@ -48,7 +49,7 @@ def _process_as_it_was() -> Iterator[None]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The run folder of a finished search of two trials."""
     folder = tmp_path_factory.mktemp("search")
-    run = wiring.create_run_folder(folder / "run", jobs.from_mapping(JOB, folder=folder))
+    run = parts.create_run_folder(folder / "run", jobs.from_mapping(JOB, folder=folder))
     assert wiring.run_inline(run, on_tick=lambda: None) == wiring.DONE
     return run
 
@@ -132,7 +133,7 @@ def test_a_kill_between_training_and_test_costs_the_test_alone(searched: RunFold
 def test_a_changed_space_makes_the_network_anew(searched: RunFolder, tmp_path: Path) -> None:
     folder = create(searched, "space.repeats=2", "space.filters=6", "seed=5", out=tmp_path / "new", trial="1")
     plan, found = folder.plan(), searched.history().entries[1].trial
-    space = wiring.make_space(folder.run.job())
+    space = parts.make_space(folder.run.job())
     assert plan.trial.genotype == found.genotype
     assert plan.trial.descriptor == space.to_descriptor(found.genotype).to_json()
     names = [layer["name"] for layer in plan.trial.descriptor["layers"]]
@@ -207,7 +208,7 @@ def test_what_is_refused_leaves_nothing_behind(
 
 
 def test_a_search_without_results_has_nothing_to_train(tmp_path: Path) -> None:
-    run = wiring.create_run_folder(tmp_path / "run", jobs.from_mapping(JOB, folder=tmp_path))
+    run = parts.create_run_folder(tmp_path / "run", jobs.from_mapping(JOB, folder=tmp_path))
     with pytest.raises(BadInput, match="run: no trial has completed, so there is no network to train"):
         create(run, out=tmp_path / "new")
     with pytest.raises(BadInput, match="has no such trial; it has none"):

@@ -7,13 +7,13 @@ coordinator comes to them. A violation is an `AssertionError` that says what is 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nord_hpc.cluster import coordinator as coordinator_module
-from nord_hpc.cluster.coordinator import Action, Coordinator, DropWeights, StopRequested
+from nord_hpc.cluster.coordinator import Action, Coordinator, StopRequested
 from nord_hpc.cluster.gangs import WAITING_SECONDS
 from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestTask
 from nord_hpc.cluster.transport_simulated import SimulatedJournal, SimulatedTransport
@@ -22,9 +22,8 @@ from nord_hpc.job import Job
 from nord_hpc.store.history import History, outcome_to_json
 from nord_hpc.trial import FailureKind, FinishedTrial, Json, Proposal, Trial, gang_size, history_line
 
-MOST_ROUNDS_WITHOUT_A_RECORD = 6000
-MOST_OVERTAKEN: int = getattr(coordinator_module, "MOST_OVERTAKEN", 0)
-"""How many later trials may start before one that waits for a larger gang."""
+MOST_SECONDS_WITHOUT_A_RECORD = 50_000.0
+"""Of virtual time: twice the limit of a trial, for ranks that hang."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,12 @@ class Watch:
         self._n_gone = 0
         self._has: dict[int, set[int]] = {}
         self._running: dict[int, set[int]] = {}
-        self._overtaken: dict[int, int] = {}
+        self._first: tuple[int, float, int] | None = None
         self._to_send: dict[int, set[int]] = {}
         self._last_answer: Any = None
         self._stopping = False
         self._unsynced = False
-        self._silent_rounds = 0
+        self._recorded_at = math.inf
 
     # What passes
 
@@ -116,7 +115,6 @@ class Watch:
                 numbers = {number for number, ranks in self._running.items() if message.rank in ranks}
                 self._has[message.rank] = numbers
             case Report():
-                self._has.get(message.rank, set()).discard(message.number)
                 self._on_report(message)
             case StopRequested():
                 self._stopping = True
@@ -124,7 +122,11 @@ class Watch:
     def _on_report(self, report: Report) -> None:
         ranks = self._running.get(report.number)
         entry = self.history.entries.get(report.number)
-        if ranks is None or entry is None or report.attempt != entry.attempts[-1].number:
+        last = entry.attempts[-1] if entry is not None and entry.attempts else None
+        stale = last is None or report.attempt != last.number
+        if not stale or ranks is None or last is None or report.rank not in last.ranks:
+            self._has.get(report.rank, set()).discard(report.number)
+        if ranks is None or stale:
             return
         ranks.discard(report.rank)
         if report.outcome is not None or report.stopped or not ranks:
@@ -134,7 +136,7 @@ class Watch:
         self._unsynced = True
         kind = record["kind"]
         if kind != "progress":
-            self._silent_rounds = 0
+            self._recorded_at = record["at"]
         check = getattr(self, f"_check_{kind}", None)
         if check is not None:
             check(record)
@@ -144,6 +146,8 @@ class Watch:
             after(record)
 
     def synced(self) -> None:
+        if not self._unsynced:
+            return
         self._unsynced = False
         for number in self._open:
             entry = self.history.entries[number]
@@ -210,12 +214,31 @@ class Watch:
         assert self._n_lost(number) < self._job.limits.attempts, f"trial {number} is started after its last attempt"
         for rank in ranks:
             self._check_free(rank, entry.trial, len(ranks))
-        for ahead in self._waiting():
-            if ahead.number == number:
-                break
-            self._overtaken[ahead.number] = self._overtaken.get(ahead.number, 0) + 1
-            count = self._overtaken[ahead.number]
-            assert count <= MOST_OVERTAKEN, f"{count} later trials started before trial {ahead.number}"
+        self._check_overtaking(number, at=record["at"])
+
+    def _check_overtaking(self, number: int, *, at: float) -> None:
+        """Later trials may start before the first one, but the ranks that it waits for must come free in the end.
+
+        Backfilling starts only what ends before the first can begin, or needs none of its ranks. So that one waits for
+        the trials that run when it becomes the first, at most, and for those that were expected to end before them.
+        """
+        first = next(self._waiting(), None)
+        if first is None or first.number == number:
+            return
+        if self._first is None or (self._first[0], self._first[2]) != (first.number, self._n_gone):
+            self._first = (first.number, at, self._n_gone)
+        waited = at - self._first[1]
+        most = 3 * self._longest_seconds(at) + 60.0
+        assert waited <= most, f"trial {first.number} has waited for {waited:.0f} s while later ones start"
+
+    def _longest_seconds(self, at: float) -> float:
+        """Of an attempt, as predicted or as seen."""
+        longest = 0.0
+        for entry in self.history.entries.values():
+            longest = max(longest, entry.trial.cost / 1e6)
+            for attempt in entry.attempts:
+                longest = max(longest, (attempt.finished_at or at) - attempt.started_at)
+        return longest
 
     def _after_started(self, record: Mapping[str, Json]) -> None:
         number, ranks = record["number"], set(record["ranks"])
@@ -282,21 +305,17 @@ class Watch:
 
     # Between two rounds
 
-    def between_rounds(self, coordinator: Coordinator) -> None:
+    def between_rounds(self, coordinator: Coordinator, *, at: float) -> None:
         """What must hold when all actions of a step have been carried out."""
-        self._silent_rounds += 1
-        assert self._silent_rounds < MOST_ROUNDS_WITHOUT_A_RECORD, "nothing happens any more"
+        assert at - self._recorded_at < MOST_SECONDS_WITHOUT_A_RECORD, "nothing happens any more"
         assert self.told[-1] == self.history.commit_order, "what the strategy was told is not what was committed"
         for number, ranks in self._to_send.items():
             left = ranks if number in self._running else ()
             assert not left, f"ranks {sorted(left)} did not get trial {number}"
         self._to_send.clear()
-        owners: dict[int, int] = {}
-        for number, ranks in self._running.items():
-            size = len(self.history.entries[number].attempts[-1].ranks)
-            for rank in ranks if size > 1 else ():
-                assert rank not in owners, f"rank {rank} belongs to trials {owners[rank]} and {number}"
-                owners[rank] = number
+        for rank, numbers in self._has.items():
+            sizes = [len(self.history.entries[number].attempts[-1].ranks) for number in numbers & self._running.keys()]
+            assert len(sizes) < 2 or max(sizes) == 1, f"rank {rank} belongs to the gangs of trials {sorted(numbers)}"
         if coordinator.ended is None and not self._stopping and not self._stops_dispatching(coordinator):
             self._check_work_is_given_out(coordinator)
 
@@ -305,7 +324,8 @@ class Watch:
         self._n_gone = len(coordinator._gone)
         for rank in [rank for rank in self._has if rank not in coordinator.pool]:
             for number in self._has.pop(rank):
-                self._running.pop(number, None)
+                if rank in self.history.entries[number].attempts[-1].ranks:
+                    self._running.pop(number, None)
         for number, ranks in list(self._running.items()):
             gone = [rank for rank in ranks if rank not in self._has and rank in coordinator._gone]
             if gone:
@@ -318,11 +338,10 @@ class Watch:
     def _check_work_is_given_out(self, coordinator: Coordinator) -> None:
         active = sorted(self._has)[: self._world.n_active]
         n_idle = sum(not self._has[rank] for rank in active)
-        for trial in self._waiting():
-            size = self._size(trial)
-            assert size > n_idle, f"{n_idle} ranks idle while trial {trial.number} waits for {size}"
-            if self._overtaken.get(trial.number, 0) >= MOST_OVERTAKEN:
-                return
+        first = next(self._waiting(), None)
+        if first is not None:
+            size = self._size(first)
+            assert size > n_idle, f"{n_idle} ranks idle while trial {first.number} waits for {size}"
         asks = not isinstance(self._last_answer, Wait | Done) and self._last_answer is not None
         over = self._job.budget.trials is not None and self._counted >= self._job.budget.trials
         if self._virtual:
@@ -441,7 +460,7 @@ class WatchedTransport:
         self._transport.expel(rank)
 
     def receive(self, timeout_seconds: float) -> Iterator[tuple[int, Any]]:
-        self._watch.between_rounds(self._coordinator)
+        self._watch.between_rounds(self._coordinator, at=self._transport.now())
         return self._transport.receive(timeout_seconds)
 
 
@@ -459,9 +478,6 @@ class WatchedCoordinator:
     def step(self, *, at: float) -> list[Action]:
         actions = self._coordinator.step(at=at)
         self._watch.forget_lost(self._coordinator)
-        for action in actions:
-            if isinstance(action, DropWeights):
-                self._watch.dropped(action.number)
         return actions
 
     def __getattr__(self, name: str) -> Any:

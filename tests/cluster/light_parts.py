@@ -26,6 +26,8 @@ FILE = Path(__file__)
 class LightDescriptor:
     """A network that is nothing but its name."""
 
+    layers = ()
+
     def __init__(self, genotype: Json) -> None:
         self._genotype = genotype
 
@@ -78,7 +80,7 @@ class LightEvaluator:
         """`seconds`: mean of the predicted time on one rank; `sigma`: of its logarithm."""
 
         seconds: float = 60.0
-        sigma: float = 0.8
+        sigma: float = 0.6
         infeasible: bool = True
 
     def __init__(self, options: Options, *, job: Any, folder: Path, weights_folder: Path) -> None:

@@ -62,7 +62,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "resources": ONE_EACH,
         "order": {**VIRTUAL, "virtual_gangs": 24},
     },
-    "few attempts": {"limits": {"attempts": 2, "trial_seconds": 500.0}},
+    "few attempts": {"limits": {"attempts": 2, "trial_seconds": 20000.0}},
     "hours": {"budget": {"hours": 0.15}},
     "simulated seconds": {"budget": {"simulated_seconds": 400.0}},
 }
@@ -107,7 +107,7 @@ def schedule(number: int) -> Schedule:
         faults=faults,
         take_over=rng.choice((0.0, 0.5, 1.0)),
         stop=some(0.5),
-        nap_seconds=rng.choice((0.0, 5.0, 5.0, 20.0)) if rng.random() < 0.2 else 5.0,
+        nap_seconds=rng.choice((20.0, 200.0, 400.0, 400.0, 400.0)),
     )
     return Schedule(number, rng.choice(list(JOBS)), circumstances)
 
@@ -119,7 +119,7 @@ def job_of(kind: str) -> Job:
         "strategy": EVOLUTION,
         "evaluator": {"name": f"{FILE}:LightEvaluator"},
         "order": VIRTUAL,
-        "limits": {"attempts": 1000, "trial_seconds": 500.0},
+        "limits": {"attempts": 1000, "trial_seconds": 20000.0},
     }
     return make_job(**{**base, **JOBS[kind]})
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from nord_hpc.store.history import History
 from nord_hpc.store.journal import parse
 from nord_hpc.trial import Examination, FailureKind, Fidelity, Json, Outcome, Trial, TrialState
 
-MAX_LIVES = 200
+MAX_LIVES = 300
 
 
 def make_job(**changes: Any) -> Job:
@@ -107,9 +107,11 @@ class Choosy:
 
 def candidate_outcome(trial: Trial) -> Outcome:
     """A function of the trial alone: some candidates fail by themselves, in each of the ways."""
+    seconds = trial.cost / 1e6 / trial.gang
     if trial.seed % 11 == 0:
-        return failed("this candidate always fails", list(FailureKind)[trial.seed // 11 % 4])
-    return Outcome(state=TrialState.COMPLETED, fitness=(trial.seed % 9973) / 9973, seconds=1.0)
+        outcome = failed("this candidate always fails", list(FailureKind)[trial.seed // 11 % 4])
+        return replace(outcome, seconds=seconds)
+    return Outcome(state=TrialState.COMPLETED, fitness=(trial.seed % 9973) / 9973, seconds=seconds)
 
 
 def simulate(
@@ -165,7 +167,7 @@ def search(
             if end.state == "finished":
                 break
             transport = None
-        elif rng.random() < circumstances.take_over and transport.take_over():
+        elif transport.serves and rng.random() < circumstances.take_over and transport.take_over():
             result.takeovers += 1
         else:
             transport = None
@@ -217,13 +219,15 @@ def _one_life(
     coordinator.restore(history, None, at=at, takes_over=takes_over)
     record = {"kind": "run", "ranks": 0, "host": "simulated", "machine": {}, "job": {}, "code": {}, "evaluated_on": ""}
     journal.append({**record, "takeover": takes_over, "at": at})
+    journal.sync()
+    transport.serves = True
     stops_at = at + rng.expovariate(1 / 300.0) if rng.random() < circumstances.stop else math.inf
     return run_master(
         cast(Coordinator, WatchedCoordinator(coordinator, watch)),
         transport=WatchedTransport(transport, watch, coordinator),
         journal=journal,
         meter=MasterMeter(),
-        drop_weights=lambda number: None,
+        drop_weights=watch.dropped,
         stop_reason=lambda: "signal SIGTERM" if transport.now() > stops_at else None,
     )
 

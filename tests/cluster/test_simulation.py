@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from cluster.simulation import make_job, simulate
+from cluster import schedules
+from cluster.simulation import Circumstances, make_job, search, simulate
 
 from nord_hpc.cluster.transport_simulated import Faults
 from nord_hpc.errors import BadInput
 
-SCHEDULES = 200
+SCHEDULES, BLOCKS = 500, 10
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +43,61 @@ def test_another_seed_gives_another_history(undisturbed: str) -> None:
     assert simulate(make_job(seed=4), seed=0, n_workers=2).history.history_sha256 != undisturbed
 
 
-@pytest.mark.parametrize("block", range(10))
-def test_history_survives_random_faults(undisturbed: str, block: int) -> None:
-    per_block = SCHEDULES // 10
-    disturbed = 0
-    for seed in range(block * per_block, (block + 1) * per_block):
-        faults = Faults(
-            rank_lost=(seed % 4) * 0.03,
-            gang_broken=(seed % 3) * 0.05,
-            hang=(seed % 5) * 0.01,
-            crash=(seed % 7) * 0.01,
-            slowdown_sigma=(seed % 2) * 0.8,
-        )
-        result = simulate(make_job(), seed=seed, n_workers=1 + seed % 9, faults=faults)
-        assert result.history.history_sha256 == undisturbed, f"schedule {seed}"
-        disturbed += len(result.started) > 24 or result.lives > 1
-    assert disturbed >= per_block // 2, "the faults did not bite"
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_invariants_hold_in_random_schedules(block: int) -> None:
+    """`SEED=n make simulate` replays one alone."""
+    size = SCHEDULES // BLOCKS
+    lives = takeovers = 0
+    for number in range(block * size, (block + 1) * size):
+        result = schedules.run(number)
+        lives += result.lives
+        takeovers += result.takeovers
+    assert lives > 1.3 * size and takeovers > 0, "the faults did not bite"
+
+
+def test_schedules_are_of_all_kinds_and_have_all_faults() -> None:
+    chosen = [schedules.schedule(number) for number in range(SCHEDULES)]
+    assert {schedule.kind for schedule in chosen} == set(schedules.JOBS)
+    names = ("rank_lost", "gang_lost", "gang_broken", "hang", "mortal", "late", "resent", "crash")
+    for name in names:
+        assert sum(getattr(schedule.circumstances.faults, name) > 0 for schedule in chosen) > SCHEDULES / 5, name
+    assert any(schedule.circumstances.n_spares for schedule in chosen)
+    assert any(schedule.circumstances.stop for schedule in chosen)
+    calm = [s for s in chosen if not any(getattr(s.circumstances.faults, name) for name in names)]
+    assert len(calm) > SCHEDULES / 10
+
+
+def test_a_schedule_replays_alone() -> None:
+    first, second = schedules.run(18), schedules.run(18)
+    assert first.lives == second.lives > 1 and first.started == second.started
+    assert first.seconds == second.seconds
+
+
+def test_a_master_that_takes_over_goes_on_with_what_runs() -> None:
+    """Attempts of the master before are finished under its successor, and nothing that runs is begun again."""
+    kind = "evolution"
+    adopted = begun = 0
+    for seed in range(30):
+        circumstances = Circumstances(8, faults=Faults(crash=0.03), take_over=1.0)
+        lines = schedules.undisturbed(kind)
+        assert lines is not None
+        result = search(schedules.job_of(kind), circumstances, seed=seed, reference=list(lines))
+        for entry in result.history.entries.values():
+            for attempt in entry.attempts:
+                finished = [life for life in result.history.lives if life.began_at <= (attempt.finished_at or 0.0)]
+                adopted += attempt.finished_at is not None and len(finished) > attempt.life + 1
+                begun += 1
+    assert adopted > 30 and begun < 1.3 * 30 * 24
+
+
+def test_an_hours_budget_gives_the_beginning_of_the_longer_history() -> None:
+    lines = schedules.undisturbed("hours")
+    assert lines is not None
+    for seed in range(10):
+        result = search(schedules.job_of("hours"), Circumstances(4), seed=seed, reference=list(lines))
+        [life] = result.history.lives
+        assert life.reason == "the hours budget is used up"
+        assert tuple(result.lines) == lines[: len(result.lines)] and 3 < len(result.lines) < len(lines)
 
 
 def test_crashes_repeat_only_what_was_not_acknowledged() -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nord_hpc import job as jobs
 from nord_hpc import proxies
 from nord_hpc.cli import wiring
+from nord_hpc.cluster import parts
 from nord_hpc.cluster.transport_inline import InlineGang
 from nord_hpc.data_parallel.single import SingleGang
 from nord_hpc.descriptor import NeuralDescriptor
@@ -42,7 +43,7 @@ def job_of(tmp_path: Path, **sections: Any) -> Job:
 
 
 def evaluator_of(job: Job) -> Any:
-    return wiring.make_evaluator(job, job.folder)
+    return parts.make_evaluator(job, job.folder)
 
 
 def network(channels: int = 4) -> NeuralDescriptor:
@@ -169,7 +170,7 @@ def test_a_screened_search_trains_the_best_of_each_group(tmp_path: Path) -> None
         budget={"trials": 16},
         order={"virtual_gangs": 2, "run_ahead": 0},
     )
-    folder = wiring.create_run_folder(tmp_path / "run", job)
+    folder = parts.create_run_folder(tmp_path / "run", job)
     assert wiring.run_inline(folder, on_tick=lambda: None) == wiring.DONE
     entries = folder.history().entries
     trained = [entry for entry in entries.values() if entry.trial.fidelity == FULL]

@@ -23,10 +23,11 @@ from typing import Any
 import psutil
 
 from nord_hpc import job as jobs
-from nord_hpc.cli import wiring
+from nord_hpc.cluster import parts
 from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.evaluators.synthetic import SyntheticEvaluator
 from nord_hpc.store import journal
+from nord_hpc.store.run_folder import RunFolder
 from nord_hpc.trial import Trial
 
 START_SECONDS = 90.0
@@ -63,7 +64,7 @@ class _Free:
 def undisturbed_digest(data: dict[str, Any]) -> str:
     """The history of the job without any rank: the same trials in the same order, without their time."""
     job = jobs.from_mapping({**data, "evaluator": {**data["evaluator"], "log": None}}, folder=Path())
-    strategy, maker = wiring.make_maker(job, wiring.make_evaluator(job, Path()))
+    strategy, maker = parts.make_maker(job, parts.make_evaluator(job, Path()))
     quick = SyntheticEvaluator(SyntheticEvaluator.Options(seconds=0.0), job=job, folder=Path(), weights_folder=Path())
     scheduler = make_scheduler(job, strategy=strategy, maker=maker)
     while not scheduler.finished:
@@ -227,7 +228,7 @@ def _master(run: Path) -> int:
 
 def _examine(run: Path, log: Path, data: dict[str, Any], blows: list[Blow], *, wall_seconds: float) -> Result:
     records = records_of(run)
-    opened = wiring.RunFolder.open(run)
+    opened = RunFolder.open(run)
     history = opened.history()
     result = Result(history.state, history.history_sha256, undisturbed_digest(data), blows, wall_seconds=wall_seconds)
     lives = [record for record in records if record["kind"] == "run"]

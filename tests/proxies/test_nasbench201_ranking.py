@@ -14,66 +14,13 @@ from scipy.stats import spearmanr
 
 from nord_hpc.builder import plan
 from nord_hpc.builder.network import build
-from nord_hpc.descriptor import NeuralDescriptor
+from nord_hpc.nasbench201 import CONV_1X1, CONV_3X3, cell_of, network_descriptor
 from nord_hpc.proxies import NAMES, SIZES, score_network
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 N_CELLS = 200
-CONVOLUTIONS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no {DATA} with real data")
-
-
-class Writer:
-    """The benchmark's network of a cell, layer by layer."""
-
-    def __init__(self) -> None:
-        self.descriptor = NeuralDescriptor()
-
-    def add(self, kind: str, parameters: dict[str, object], *inputs: str) -> str:
-        name = self.descriptor.add_layer(kind, parameters)
-        for source in inputs:
-            self.descriptor.connect_layers(source, name)
-        return name
-
-    def convolution(self, source: str, channels: int, kernel: int, stride: int = 1) -> str:
-        """ReLU, convolution, batch normalization."""
-        parameters = {"kernel_size": kernel, "stride": stride, "padding": kernel // 2, "bias": False}
-        relu = self.add("ReLU", {}, source)
-        return self.add("BatchNorm2d", {}, self.add("Conv2d", {"out_channels": channels, **parameters}, relu))
-
-    def operation(self, label: str, source: str, channels: int) -> str:
-        if label in CONVOLUTIONS:
-            return self.convolution(source, channels, CONVOLUTIONS[label])
-        if label == "avg_pool_3x3":
-            pooling = {"kernel_size": 3, "stride": 1, "padding": 1, "count_include_pad": False}
-            return self.add("AvgPool2d", pooling, source)
-        return self.add("ScaleLayer", {"scale": {"none": 0, "skip_connect": 1}[label]}, source)
-
-    def cell(self, architecture: str, source: str, channels: int) -> str:
-        nodes = [source]
-        for part in architecture.split("+"):
-            edges = [edge.split("~") for edge in part.strip("|").split("|")]
-            results = [self.operation(label, nodes[int(origin)], channels) for label, origin in edges]
-            nodes.append(self.add("Identity", {}, *results))
-        return nodes[-1]
-
-
-def network_of(architecture: str) -> NeuralDescriptor:
-    """Stem, three stages of five cells with residual blocks between them, normalization and ReLU."""
-    writer = Writer()
-    stem = writer.add("Conv2d", {"out_channels": 16, "kernel_size": 3, "padding": 1, "bias": False})
-    end = writer.add("BatchNorm2d", {}, stem)
-    for channels in (16, 32, 64):
-        if channels > 16:
-            main = writer.convolution(writer.convolution(end, channels, 3, 2), channels, 3)
-            pooled = writer.add("AvgPool2d", {"kernel_size": 2, "stride": 2}, end)
-            side = writer.add("Conv2d", {"out_channels": channels, "kernel_size": 1, "bias": False}, pooled)
-            end = writer.add("Identity", {}, main, side)
-        for _ in range(5):
-            end = writer.cell(architecture, end, channels)
-    writer.add("ReLU", {}, writer.add("BatchNorm2d", {}, end))
-    return writer.descriptor
 
 
 def images(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,8 +43,8 @@ def test_synflow_ranks_cells_as_their_accuracy_after_200_epochs_does(capsys: pyt
     n_like_table = 0
     for index in chosen:
         row = rows[index]
-        network_plan = plan(network_of(row["arch"]), input_shape=(3, 32, 32), n_outputs=10)
-        n_1x1, n_3x3 = (row["arch"].count(label) for label in CONVOLUTIONS)
+        network_plan = plan(network_descriptor(cell_of(row["arch"])), input_shape=(3, 32, 32), n_outputs=10)
+        n_1x1, n_3x3 = (row["arch"].count(label) for label in (CONV_1X1, CONV_3X3))
         assert network_plan.n_parameters == 73_306 + 28_000 * n_1x1 + 243_040 * n_3x3
         n_like_table += network_plan.n_parameters == round(1e6 * float(row["params_m"]))
         scores.append(score_network(build(network_plan, seed=index), x, y, seed=index))
