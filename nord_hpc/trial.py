@@ -203,10 +203,9 @@ def history_line(trial: Trial, outcome: Outcome) -> str:
         outcome.state.value,
         outcome.fitness,
     ]
-    rare = {"settings": dict(trial.settings) or None, "continues": trial.continues, "reuses": trial.reuses}
-    present = {name: value for name, value in rare.items() if value is not None}
-    if present:
-        fields.append(present)
+    if trial.settings or trial.continues is not None or trial.reuses is not None:
+        rare = {"settings": dict(trial.settings) or None, "continues": trial.continues, "reuses": trial.reuses}
+        fields.append({name: value for name, value in rare.items() if value is not None})
     return json.dumps(fields, separators=(",", ":"), sort_keys=True) + "\n"
 
 

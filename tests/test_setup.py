@@ -75,7 +75,15 @@ def test_console_script_and_extras() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     assert config["options.entry_points"]["console_scripts"].strip() == "nord-hpc = nord_hpc.cli.app:main"
-    assert set(config["options.extras_require"]) == {"report", "images", "export", "bayesian", "nasbench201", "horovod", "dev"}
+    assert set(config["options.extras_require"]) == {
+        "report",
+        "images",
+        "export",
+        "bayesian",
+        "nasbench201",
+        "horovod",
+        "dev",
+    }
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def trial_to_json(trial: Trial) -> dict[str, Json]:
 
 def _rare_fields(trial: Trial) -> dict[str, Json]:
     """What most trials do not have, and then does not stand in their record."""
+    if trial.runs and not trial.settings and trial.continues is None and not trial.keeps_state:
+        return {}
     fields: dict[str, Json] = {
         "settings": dict(trial.settings) or None,
         "continues": trial.continues,
