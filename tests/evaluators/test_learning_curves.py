@@ -83,7 +83,7 @@ def test_values_are_those_of_the_file() -> None:
             assert outcome.metrics["training_seconds"] == pytest.approx(seconds)
             assert trial.cost == pytest.approx(1e6 * seconds, abs=1)
             assert evaluator.test(trial, control=Free())["accuracy"] == pytest.approx(arrays["test_acc"][row] / 100)
-    assert evaluator.describe() == f"recorded learning curves: {CURVES}"
+    assert evaluator.describe() == f"recorded learning curves: {CURVES.resolve()}"
 
 
 @needs_curves
