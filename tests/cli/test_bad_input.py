@@ -12,7 +12,7 @@ from mpi.commands import DIGITS, nord, write_job
 
 CASES: dict[str, tuple[list[str], Any, str]] = {
     "missing field": (["budget"], None, "budget: is missing; set it"),
-    "missing budget": (["budget"], {}, "budget: set trials, hours, or both"),
+    "missing budget": (["budget"], {}, "budget: set trials, hours, simulated_seconds, or several of them"),
     "wrong type": (["training", "epochs"], "many", 'training.epochs: "many" is wrong; set a whole number'),
     "unknown key": (["training", "epoch"], 3, "training.epoch: is not a known key; remove it, or check its spelling"),
     "unknown option": (["space", "layers"], 3, "space.layers: is not a known key"),
