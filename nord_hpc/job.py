@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from nord_hpc import registry
 from nord_hpc.errors import BadInput, Infeasible
+from nord_hpc.explanations import explain
 from nord_hpc.trial import Fidelity, Json
 
 MOST_REMEMBERED = 1000
@@ -45,6 +46,8 @@ class DatasetSettings(Named):
         validation: share of the training part that is carved out for validation, stratified, by the data's own seed.
         split_seed: the data's own seed, so that every job sees one split.
         storage: where the arrays live; `auto` chooses by size.
+        stage: folder on the own disk of each node, such as $TMPDIR, where prepared arrays are kept in place of the
+            cache; variables of the environment are filled in on the node.
     """
 
     name: str = "digits"
@@ -53,6 +56,7 @@ class DatasetSettings(Named):
     validation: float = Field(default=0.2, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0)
     storage: Literal["auto", "device", "host", "mmap"] = "auto"
+    stage: str | None = None
 
 
 class OptimizerSettings(Named):
@@ -94,10 +98,15 @@ class TrainingSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What the search optimizes, on the validation part."""
+    """What the search optimizes, on the validation part.
+
+    Attributes:
+        test: whether the best trial is scored on the test part, once, at the end.
+    """
 
     metric: str = "accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
+    test: bool = True
 
 
 class BudgetSettings(Settings):
@@ -174,7 +183,10 @@ class ResourceSettings(Settings):
     def _backend_is_known(self) -> ResourceSettings:
         known = ["auto", *registry.names("backend")]
         if self.backend not in known and registry.plugin_file(self.backend) is None:
-            raise ValueError(f"backend {self.backend!r} is unknown; set one of {', '.join(known)}, or FILE.py:CLASS")
+            hint = registry.did_you_mean(self.backend, known)
+            raise ValueError(
+                f"backend {self.backend!r} is unknown; set one of {', '.join(known)}, or FILE.py:CLASS{hint}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -355,7 +367,7 @@ class Job(Settings):
         try:
             job = Job.model_validate(data)
         except ValidationError as error:
-            raise Infeasible(f"its settings do not go together: {explain(error)}") from error
+            raise Infeasible(f"its settings do not go together: {explain(error, models=(Job,))}") from error
         job._folder = self._folder
         return job
 
@@ -405,7 +417,7 @@ def from_mapping(data: Mapping[str, Any], *, folder: Path, source: str = "job") 
     try:
         job = Job.model_validate(data)
     except ValidationError as error:
-        raise BadInput(f"{source}: {explain(error)}") from error
+        raise BadInput(f"{source}: {explain(error, models=(Job,))}") from error
     updates = {
         kind: _with_options(kind, getattr(job, kind), folder=folder, source=source)
         for kind in ("dataset", "space", "strategy", "evaluator")
@@ -436,7 +448,8 @@ def _with_options(kind: str, section: Named, *, folder: Path, source: str) -> Na
     except BadInput as error:
         raise BadInput(f"{source}: {kind}.name: {error}") from error
     except ValidationError as error:
-        raise BadInput(f"{source}: {explain(error, prefix=(kind,))}") from error
+        cls = registry.resolve(kind, section.name, folder=folder)
+        raise BadInput(f"{source}: {explain(error, prefix=(kind,), models=(cls.Options, type(section)))}") from error
     # Paths are given relative to the job file, and stay right when the job moves to its run folder.
     paths = {name: (folder / value).resolve() for name, value in options if isinstance(value, Path)}
     resolved = options.model_copy(update=paths).model_dump(mode="json")
@@ -457,44 +470,3 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise BadInput(f"--set {override}: {'.'.join(parts[:depth])} is a value, not a section")
     data[parts[-1]] = value
-
-
-def explain(error: ValidationError, *, prefix: tuple[str, ...] = ()) -> str:
-    """A validation error as one line: the first field at fault, what is wrong, what to set, how many more there are."""
-    errors = error.errors()
-    first = errors[0]
-    field = ".".join(str(part) for part in (*prefix, *first["loc"]))
-    kind, context, given = first["type"], first.get("ctx", {}), first["input"]
-    if kind == "missing":
-        text = "is missing; set it"
-    elif kind == "extra_forbidden":
-        text = "is not a known key; remove it, or check its spelling and indentation"
-    elif kind == "value_error":
-        text = str(context["error"])
-    elif kind == "literal_error":
-        text = f"{_shown(given)} is not a choice; set {context['expected']}"
-    else:
-        text = f"{_shown(given)} is wrong; set {_wanted(kind, context, first['msg'])}"
-    line = f"{field}: {text}" if field else text
-    more = len(errors) - 1
-    return line + (f" (and {more} more)" if more else "")
-
-
-def _wanted(kind: str, context: Mapping[str, Any], message: str) -> str:
-    """What a field takes, in words."""
-    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
-    bounds = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
-    signs = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    if kind == "string_pattern_mismatch":
-        return f"text of the form {context['pattern']}"
-    if kind in bounds:
-        return f"a number {signs[bounds[kind]]} {context[bounds[kind]]:g}"
-    for name, words in kinds.items():
-        if kind.startswith(f"{name}_"):
-            return words
-    return message.removeprefix("Input should be ")
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

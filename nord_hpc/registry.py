@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Sequence
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,6 +20,7 @@ from nord_hpc.sources import PLUGIN_PREFIX, loaded_from, running_script
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "space": {
+        "co_deep_neat": "nord_hpc.spaces.co_deep_neat:CoDeepNeat",
         "conv_graph": "nord_hpc.spaces.conv_graph:ConvGraph",
         "deep_neat": "nord_hpc.spaces.deep_neat:DeepNeat",
         "hyperparameters": "nord_hpc.spaces.hyperparameters:Hyperparameters",
@@ -34,6 +36,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "asha": "nord_hpc.strategies.asha:Asha",
         "bananas": "nord_hpc.strategies.bananas:Bananas",
         "bayesian": "nord_hpc.strategies.bayesian:Bayesian",
+        "co_deep_neat": "nord_hpc.strategies.co_deep_neat:CoDeepNeat",
+        "deep_neat": "nord_hpc.strategies.deep_neat:DeepNeat",
         "genetic": "nord_hpc.strategies.genetic:Genetic",
         "local_search": "nord_hpc.strategies.local_search:LocalSearch",
         "mo_asha": "nord_hpc.strategies.mo_asha:MoAsha",
@@ -57,6 +61,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "nasbench101": "nord_hpc.evaluators.nasbench101:NasBench101Evaluator",
         "nasbench201": "nord_hpc.evaluators.nasbench201:NasBench201Evaluator",
         "synthetic": "nord_hpc.evaluators.synthetic:SyntheticEvaluator",
+        "table": "nord_hpc.evaluators.recorded_table:RecordedTableEvaluator",
         "training": "nord_hpc.evaluators.training_evaluator:TrainingEvaluator",
         "zero_cost": "nord_hpc.evaluators.zero_cost:ZeroCostEvaluator",
     },
@@ -73,14 +78,20 @@ Packages add to a kind by an entry point in the group "nord_hpc.KIND"; users by 
 
 
 @functools.cache
-def _installed(kind: str) -> dict[str, EntryPoint]:
+def installed(kind: str) -> dict[str, EntryPoint]:
     """What installed packages add to a kind; to look for it takes milliseconds."""
     return {point.name: point for point in entry_points(group=f"nord_hpc.{kind}")}
 
 
 def names(kind: str) -> list[str]:
     """The names that may stand in a job file, without those of plug-in files."""
-    return sorted({*BUILT_IN[kind], *_installed(kind)})
+    return sorted({*BUILT_IN[kind], *installed(kind)})
+
+
+def did_you_mean(given: object, known: Sequence[str]) -> str:
+    """The known name that a wrong one is close to, in words to put behind a message; empty where there is none."""
+    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def plugin_file(name: str) -> str | None:
@@ -104,9 +115,9 @@ def resolve(kind: str, name: str, *, folder: Path) -> Any:
     if target is not None:
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
-    installed = _installed(kind).get(name)
-    if installed is not None:
-        return installed.load()
+    point = installed(kind).get(name)
+    if point is not None:
+        return point.load()
     known = names(kind)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -142,7 +153,8 @@ def _from_file(kind: str, name: str, *, folder: Path) -> Any:
     try:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError:
-        raise BadInput(f"{kind} {name!r}: {(folder / file).resolve()} defines no {attribute}") from None
+        hint = did_you_mean(attribute, [known for known, value in vars(module).items() if isinstance(value, type)])
+        raise BadInput(f"{kind} {name!r}: {(folder / file).resolve()} defines no {attribute}{hint}") from None
 
 
 def _imported(what: str, module_name: str, path: Path) -> ModuleType:

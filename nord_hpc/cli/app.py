@@ -18,16 +18,22 @@ from nord_hpc import __version__
 from nord_hpc import job as jobs
 from nord_hpc.cli import wiring
 from nord_hpc.cli.compare import compare
+from nord_hpc.cli.confirm import confirm
+from nord_hpc.cli.export import export
+from nord_hpc.cli.fetch import fetch
 from nord_hpc.cli.progress import ProgressView, print_result
+from nord_hpc.cli.proxies import proxies
 from nord_hpc.cli.retrain import retrain
+from nord_hpc.cli.schema import schema
 from nord_hpc.cli.simulate import simulate
 from nord_hpc.cli.submit import cancel, goes_on, note_life, slurm_line, slurm_state, submit
+from nord_hpc.cli.table import table
+from nord_hpc.cli.verify import verify
 from nord_hpc.cluster import launch, parts, slurm
 from nord_hpc.errors import BadInput, StoreError
-from nord_hpc.job import Job
 from nord_hpc.logs import log_to_stderr
 from nord_hpc.store.journal import Journal
-from nord_hpc.store.run_folder import RunFolder
+from nord_hpc.store.run_folder import RunFolder, default_path
 from nord_hpc.store.summary import rows, summarize
 
 app = typer.Typer(
@@ -79,7 +85,7 @@ def run(
     def prepare(n_workers: int) -> RunFolder:
         loaded = jobs.load(job, overrides=overrides)
         wiring.check(loaded, n_workers=n_workers)
-        return parts.create_run_folder(out or _default_folder(loaded), loaded)
+        return parts.create_run_folder(out or default_path(loaded.name), loaded)
 
     if launch.under_launcher():
         return _run_in_world(prepare, ranks=ranks)
@@ -87,7 +93,7 @@ def run(
         launch.check_world(1, {} if ranks == 1 else os.environ)
         return _run_inline(prepare(1))
     launch.find_mpirun()
-    return _supervise(prepare(ranks - 1), ranks)
+    return supervise(prepare(ranks - 1), ranks)
 
 
 @app.command()
@@ -120,7 +126,7 @@ def resume(
     if ranks is None or ranks == 1:
         launch.check_world(1, {} if ranks == 1 else os.environ)
         return _run_inline(opened, accept_changes=accept_changes)
-    return _supervise(opened, ranks, accept_changes=accept_changes)
+    return supervise(opened, ranks, accept_changes=accept_changes)
 
 
 @app.command(hidden=True)
@@ -174,7 +180,12 @@ def trials(
 
 
 @app.command()
-def report(folder: FolderArgument) -> None:
+def report(
+    folder: FolderArgument,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write event files for TensorBoard, too.")
+    ] = None,
+) -> None:
     """Write report.html into the run folder: best-so-far curve, best network, trials, failures, job."""
     from nord_hpc.report.html import write_report
 
@@ -186,6 +197,11 @@ def report(folder: FolderArgument) -> None:
     summary["environment"] = history.lives[-1].machine if history.lives else {}
     write_report(rows(history), summary, opened.report_file)
     print(opened.report_file)
+    if tensorboard is not None:
+        from nord_hpc.report.tensorboard import write_events
+
+        n_trials = write_events(history, opened.recorded_job(), tensorboard)
+        print(f"{tensorboard}: {n_trials} trials; see them with: tensorboard --logdir {tensorboard}")
 
 
 @app.command()
@@ -212,10 +228,19 @@ def doctor(
 
 
 app.command()(retrain)
+app.command()(export)
+app.command()(confirm)
+app.command()(verify)
+app.command()(schema)
 app.command()(compare)
+
+
+app.command()(proxies)
+app.command()(table)
 app.command()(simulate)
 app.command()(submit)
 app.command()(cancel)
+app.command()(fetch)
 app.command(hidden=True)(goes_on)
 
 
@@ -275,7 +300,7 @@ def _run_in_world(
     return leaving.code
 
 
-def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False) -> int:
+def supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False, shows_end: bool = True) -> int:
     """Run mpirun on the run folder, again if it dies, until the journal says how the search ended."""
     note_life(folder)
     job = folder.job()
@@ -318,7 +343,8 @@ def _supervise(folder: RunFolder, n_ranks: int, *, accept_changes: bool = False)
         view.close()
     if result.exit_code == wiring.BAD_INPUT:
         return wiring.BAD_INPUT
-    _print_end(folder)
+    if shows_end:
+        _print_end(folder)
     return {"finished": wiring.DONE, "error": wiring.FAILED}.get(state, wiring.INTERRUPTED)
 
 
@@ -367,10 +393,6 @@ def _state(folder: RunFolder, recorded: str) -> str:
     if recorded == "running" and not Journal.is_being_written(folder.journal_file):
         return "interrupted"
     return recorded
-
-
-def _default_folder(job: Job) -> Path:
-    return Path("runs") / f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _write_csv(path: Path, table: list[dict[str, Any]]) -> None:

@@ -102,7 +102,7 @@ def retrain(
 def _create(source: RunFolder, chosen: str, given: Sequence[str], *, n_ranks: int, out: Path | None) -> RetrainFolder:
     """A new folder for one trial of a search; all that can be refused is refused before it is made."""
     searched, history = source.job(), source.history()
-    entry = _entry(source, history, searched, chosen)
+    entry = chosen_entry(source, history, searched, chosen)
     job = _job(source, searched, entry.trial, given, n_ranks=n_ranks)
     trial = _trial(entry.trial, searched, job)
     plan = RetrainPlan(trial, str(source.path.resolve()), chosen, _found(entry, history, searched))
@@ -110,7 +110,7 @@ def _create(source: RunFolder, chosen: str, given: Sequence[str], *, n_ranks: in
     return RetrainFolder.create(path, job, plan)
 
 
-def _entry(source: RunFolder, history: History, job: Job, chosen: str) -> Entry:
+def chosen_entry(source: RunFolder, history: History, job: Job, chosen: str) -> Entry:
     if chosen == BEST:
         best = best_entry(history, job)
         if best is None:
@@ -131,7 +131,7 @@ def _entry(source: RunFolder, history: History, job: Job, chosen: str) -> Entry:
 def _job(source: RunFolder, searched: Job, trial: Trial, given: Sequence[str], *, n_ranks: int) -> Job:
     """The job of the training: that of the search, what the trial sets of it, and what the user sets."""
     settings = [f"{name}={json.dumps(value)}" for name, value in trial.settings.items() if "." in name]
-    overrides = [*_without_strange_options(searched, given), *settings, *given]
+    overrides = [*without_strange_options(searched, given), *settings, *given]
     job = source.job(overrides=tuple(overrides))
     shards = job.resources.shards
     if shards % n_ranks:
@@ -151,7 +151,7 @@ def _job(source: RunFolder, searched: Job, trial: Trial, given: Sequence[str], *
     return job
 
 
-def _without_strange_options(job: Job, given: Sequence[str]) -> list[str]:
+def without_strange_options(job: Job, given: Sequence[str]) -> list[str]:
     """Where the user sets another class, the options of the one before go; sections keep their own fields."""
     sections: dict[str, Named] = {kind: getattr(job, kind) for kind in ("dataset", "space", "evaluator")}
     sections[OPTIMIZER] = job.training.optimizer

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from nord_hpc import registry
 from nord_hpc.cli.machine import fingerprint, source_commit
 from nord_hpc.cluster import first_candidates, launch
-from nord_hpc.cluster.coordinator import Coordinator, End
+from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.events import End
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.messages import Setup, Stop
 from nord_hpc.cluster.parts import make_evaluator, make_maker, make_space
-from nord_hpc.cluster.processes import own_process
 from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_inline import InlineTransport
 from nord_hpc.errors import BadInput, StoreError
@@ -321,7 +321,7 @@ def _master(
         epoch = len(history.lives) + 1
         if takes_over and history.state != "running":  # it had come to its end
             for rank in transport.worker_ranks():
-                transport.send(rank, Setup(epoch, str(folder.path.resolve()), *own_process()))
+                transport.send(rank, Setup(epoch, str(folder.path.resolve())))
                 transport.send(rank, Stop(epoch))
             return DONE if history.state == "finished" else INTERRUPTED
         check_unchanged(history, folder, job, accept_changes=accept_changes)
@@ -352,7 +352,7 @@ def _master(
         meter = MasterMeter()
         try:
             for rank in transport.worker_ranks():
-                transport.send(rank, Setup(epoch, str(folder.path.resolve()), *own_process()))
+                transport.send(rank, Setup(epoch, str(folder.path.resolve())))
             scheduler = coordinator.scheduler
             snapshots = Snapshots(folder, state=scheduler.state_dict, n_trials=lambda: scheduler.ledger.n_proposed)
             end = run_master(

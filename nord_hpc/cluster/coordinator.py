@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
+from nord_hpc.cluster.events import Action, DropWeights, End, Event, Expel, RankLost, Record, Send, StopRequested, Tick
 from nord_hpc.cluster.gangs import RankPool
 from nord_hpc.cluster.messages import Hello, Report, Stop, StopWish, Task, TestReport, TestTask, ToWorker
 from nord_hpc.cluster.scheduler import Scheduler, Step
@@ -27,69 +28,6 @@ MOST_PASSED = 64
 """Waiting trials that are looked at, behind one that waits for ranks, for such as fill the gap."""
 
 TEST_LIMIT_SECONDS = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class RankLost:
-    """Event: a rank is gone for good."""
-
-    rank: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopRequested:
-    """Event: the user, the scheduler of the machine or the hours budget wants the search to stop."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Event: time has passed."""
-
-
-Event = Hello | Report | TestReport | StopWish | RankLost | StopRequested | Tick
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Action: append this to the journal."""
-
-    record: dict[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Action: send this message, once all records before it are durable."""
-
-    rank: int
-    message: ToWorker
-
-
-@dataclass(frozen=True, slots=True)
-class DropWeights:
-    """Action: the weights of this trial are not among the best any more."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expel:
-    """Action: end this rank's process if it still lives; it is lost to the search."""
-
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Action: the search ends here; `state` is finished, interrupted, or lost where too few workers are left."""
-
-    state: str
-    reason: str | None
-
-
-Action = Record | Send | DropWeights | Expel | End
 
 
 @dataclass(slots=True)
@@ -341,7 +279,8 @@ class Coordinator:
         del self.running[number]
         self.n_finished += 1
         predicted = running.trial.cost / 1e6 / len(running.ranks)
-        if running.keep_above is not None and not self._may_be_kept(outcome, running.keep_above):
+        first = running.attempt == 1  # an earlier one may have left weights before its ranks were lost
+        if first and running.keep_above is not None and not self._may_be_kept(outcome, running.keep_above):
             self._without_weights.add(number)
         self._slowness += 0.1 * (min(outcome.seconds / predicted, 1e3) - self._slowness)
         fields = {"number": number, "attempt": running.attempt, "outcome": outcome_to_json(outcome)}
@@ -556,7 +495,7 @@ class Coordinator:
     def _finish(self, reason: str | None, *, at: float) -> None:
         """The budget is used up: score the best on the test part, once, then end."""
         best = self.best.top
-        if best is None or self._tested:
+        if best is None or self._tested or not self.job.objective.test:
             self._end("finished", reason, at=at)
         elif self._test_rank is None and self._too_few():
             self._abandon()

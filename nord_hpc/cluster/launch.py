@@ -31,15 +31,7 @@ SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_WORLD_SIZE")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
 """Environment variable that `mpirun --with-ft ulfm` sets in every rank."""
-FAULT_TOLERANCE_OPTIONS = (
-    *("--with-ft", "ulfm"),
-    # Ranks that are stopped, and not dead, are found out by heart beats.
-    *("--mca", "mpi_ft_detector", "true"),
-    *("--mca", "mpi_ft_detector_thread", "true"),
-    *("--mca", "mpi_ft_detector_period", "0.5"),
-)
-SILENT_RANK_SECONDS = 3
-"""For which a rank on the same host may give no heart beat before it counts as dead."""
+FAULT_TOLERANCE_OPTIONS = ("--with-ft", "ulfm")
 START_SECONDS = 60
 """For MPI to start on all ranks, where they survive deaths."""
 STOP_SECONDS = 30.0
@@ -47,8 +39,6 @@ STOP_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 SUPERVISED = "NORD_HPC_SUPERVISED"
 """Environment variable of the ranks that a supervisor started."""
-HOST_FILE = "PRTE_MCA_prte_default_hostfile"
-"""Environment variable that names Open MPI's mpirun a host file, where there is no batch system."""
 SESSION_BASE = "PRTE_MCA_prte_local_tmpdir_base"
 """Where Open MPI's mpirun keeps its session folder, named after its process id. What a killed one leaves behind makes
 a later one that gets the same id fail at its start ("The PMIx server's listener thread failed to start"), so each has a
@@ -105,15 +95,8 @@ def mpirun_command(
         if hosts is not None:
             options += ["--host", ",".join(f"{host}:{n}" for host, n in hosts.items())]
         if survives:
-            silent = lost_host_seconds if hosts is not None or on_several_hosts() else SILENT_RANK_SECONDS
-            options += [*FAULT_TOLERANCE_OPTIONS, "--mca", "mpi_ft_detector_timeout", str(silent)]
+            options += FAULT_TOLERANCE_OPTIONS
     return [str(program), *options, *command]
-
-
-def on_several_hosts(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether mpirun will find more than this host: in a Slurm allocation, or in a host file."""
-    nodes = environment.get("SLURM_JOB_NUM_NODES", "1")
-    return HOST_FILE in environment or (nodes.isdigit() and int(nodes) > 1)
 
 
 def _keep_alive(seconds: int) -> list[str]:
@@ -269,7 +252,8 @@ class Supervisor:
             is_up: whether the ranks have found each other. Before that, they may wait for ever for one that died.
             is_over: whether the search has ended, so that the ranks must end soon.
         """
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), SUPERVISED: "1"}
+        # After a node is lost, Slurm takes a while to give back what mpirun's step had on the others.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), SUPERVISED: "1", "SLURM_OVERLAP": "1"}
         if not self.stop_requested:
             self._killed_at = None
         with tempfile.TemporaryDirectory(prefix="nord_hpc-mpi-", ignore_cleanup_errors=True) as session:

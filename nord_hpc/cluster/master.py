@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from nord_hpc.cluster.coordinator import Action, Coordinator, DropWeights, End, Expel, Record, Send, StopRequested, Tick
+from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.events import Action, DropWeights, End, Expel, Record, Send, StopRequested, Tick
 from nord_hpc.interfaces import Transport
 from nord_hpc.store.journal import Appendable
 from nord_hpc.trial import Json

@@ -15,16 +15,10 @@ LARGEST_MESSAGE = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Master to every worker, first of all: the run folder to work for, or None when there is nothing to do.
-
-    Attributes:
-        host, process: of the master; see `Hello`.
-    """
+    """Master to every worker, first of all: the run folder to work for, or None when there is nothing to do."""
 
     epoch: int
     folder: str | None
-    host: str = ""
-    process: tuple[int, float] = (0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +64,12 @@ class Hello:
     Attributes:
         busy: number and attempt of the trials that it has from an earlier master, in evaluation or waiting; what it
             has finished of them was reported again before this.
-        process: its id on its host, and when it was created, in seconds since the epoch.
     """
 
     rank: int
     host: str
     machine: dict[str, Json]
     busy: tuple[tuple[int, int], ...] = ()
-    process: tuple[int, float] = (0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

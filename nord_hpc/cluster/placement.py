@@ -98,9 +98,8 @@ def _shared_devices(places: Sequence[Place]) -> list[Finding]:
         text = f"ranks {ranks} on {host} share GPU {device}"
         gangs = [place.gang for place in users]
         if any(place.per_task for place in users):
-            findings.append(
-                Finding(True, f"{text}: --gpus-per-task gives mpirun's ranks of a node one GPU; {ASK_PER_NODE}")
-            )
+            why = "--gpus-per-task gives all of mpirun's ranks of a node the same GPU"
+            findings.append(Finding(True, f"{text}: {why}; {ASK_PER_NODE}"))
         elif len(set(gangs)) < len(gangs):
             why = "NCCL refuses two ranks of one communicator on a device"
             findings.append(Finding(True, f"{text} and belong to one gang: {why}; start one rank per GPU"))
@@ -130,10 +129,7 @@ def _split_gangs(places: Sequence[Place]) -> list[Finding]:
             sizes[place.gang] += 1
     largest = max((sum(p.host == host for p in places) for host in {p.host for p in places}), default=0)
     return [
-        Finding(
-            False,
-            f"gang {gang} lies on {len(names)} hosts although one holds {largest} ranks; a search would keep it inside",
-        )
+        Finding(False, f"gang {gang} is across {len(names)} hosts here; a search keeps gangs inside hosts if it can")
         for gang, names in sorted(hosts.items())
         if len(names) > 1 and sizes[gang] <= largest
     ]

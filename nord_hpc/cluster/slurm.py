@@ -246,7 +246,8 @@ search() {{
         "$program" resume "$folder" -n "$ranks" &
     else
         say "running $job on $ranks ranks; run folder $folder"
-        "$program" run "$job" --out "$folder" -n "$ranks" &
+        # shellcheck disable=SC2086 # options of array_of_seeds.sbatch, such as --set seed=3
+        "$program" run "$job" --out "$folder" -n "$ranks" ${{NORD_HPC_OPTIONS:-}} &
     fi
     child=$!
     while true; do
@@ -258,6 +259,9 @@ search() {{
     done
     say "the search ended with exit code $code"
 }}
+
+# A job of a chain (chain.sh) leaves a search alone that is finished, or that the two jobs before brought no further.
+if [[ -n ${{NORD_HPC_CHAIN:-}} && -e $folder/job.yaml ]] && ! "$program" goes-on "$folder"; then exit 0; fi
 
 # Only what stands in the run folder says how a search ended; one that was killed is started again.
 search

@@ -16,10 +16,11 @@ from typing import Any
 
 from mpi4py import MPI
 
-from nord_hpc.cluster import messages, worker
-from nord_hpc.cluster.coordinator import RankLost
+from nord_hpc.cluster import launch, messages, worker
+from nord_hpc.cluster.events import RankLost
 from nord_hpc.cluster.gangs import MOST_ASSIGNED
 from nord_hpc.cluster.messages import Hello, Report, Setup, Stop, StopWish, Task, TestTask
+from nord_hpc.cluster.neighbours import watch_neighbours
 from nord_hpc.cluster.polling import wait_until
 from nord_hpc.cluster.processes import end_process, own_process
 from nord_hpc.errors import GangBroken
@@ -32,8 +33,6 @@ TO_WORKER = 1  # master sends tasks; worker receives them
 TO_MASTER = 2  # worker sends reports; master receives them
 TO_PARTNER = 3  # members of a gang tell each other that they are there
 
-FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
-"""Set in every rank by `mpirun --with-ft ulfm`; only then do the others survive the death of one."""
 DEATHS = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING)
 MEETING_SECONDS = 120.0
 """For all members of a gang to be ready."""
@@ -130,17 +129,27 @@ class World:
     Attributes:
         survives_deaths: whether the MPI lets the others go on when a rank dies.
         failed: ranks that are known to have died.
+        processes: of all ranks, by rank.
     """
 
     def __init__(self) -> None:
-        self._control = MPI.COMM_WORLD.Dup()
-        self._gangs = MPI.COMM_WORLD.Dup()
+        self.survives_deaths = launch.survives_deaths()
+        try:
+            self._control = MPI.COMM_WORLD.Dup()
+            self._gangs = MPI.COMM_WORLD.Dup()
+            self.processes = self._control.allgather(own_process())
+        except MPI.Exception as error:
+            if not self.survives_deaths or error.Get_error_class() not in DEATHS:
+                raise
+            log.error("a rank died while MPI started; rank %d ends, too", MPI.COMM_WORLD.Get_rank())
+            os._exit(1)
         self._kept: dict[int, MPI.Intracomm] = {}
         self._met: set[tuple[int, str]] = set()
         self.rank: int = self._control.Get_rank()
         self.size: int = self._control.Get_size()
-        self.survives_deaths = os.environ.get(FAULT_TOLERANCE) in ("1", "true")
         self.failed: set[int] = set()
+        if self.survives_deaths:
+            watch_neighbours(self.processes)
 
     def mailbox(self, *, master: bool) -> Mailbox:
         """That of the master, or that of a worker."""
@@ -226,7 +235,6 @@ class MpiTransport:
         self._world = world
         self._mailbox = world.mailbox(master=True)
         self._told: set[int] = set(world.failed)
-        self._processes: dict[int, tuple[str, tuple[int, float]]] = {}
         self._workers = tuple(rank for rank in range(world.size) if rank != world.rank and rank not in world.failed)
 
     def worker_ranks(self) -> tuple[int, ...]:
@@ -240,18 +248,14 @@ class MpiTransport:
 
     def receive(self, timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         if wait_until(self._mailbox.arrived, timeout_seconds):
-            for rank, message in self._mailbox.receive_all():
-                if isinstance(message, Hello):
-                    self._processes[rank] = (message.host, message.process)
-                yield rank, message
+            yield from self._mailbox.receive_all()
             for rank in sorted(self._world.failed - self._told):
                 self._told.add(rank)
                 yield rank, RankLost(rank, f"rank {rank} died")
 
     def expel(self, rank: int) -> None:
         """End the process of a rank on this host; those of other hosts are left to the launcher."""
-        if rank in self._processes:
-            end_process(*self._processes[rank])
+        end_process(self._world.processes[rank])
 
     def flush(self, timeout_seconds: float) -> bool:
         return self._mailbox.flush(timeout_seconds)
@@ -330,7 +334,7 @@ class MpiWorker:
         self._mailbox = world.mailbox(master=False)
         self._inbox: deque[Any] = deque()
         self._stop: Stop | None = None
-        self._host, self._process = own_process()
+        self._host = world.processes[world.rank].host
         self._machine: dict[str, Any] = {}
         self._master = MASTER
         self._setup: Setup | None = None
@@ -393,8 +397,7 @@ class MpiWorker:
 
     def expel_master(self) -> None:
         """End the process of the master that was lost: it may be stopped and not dead, and hold the journal."""
-        if self._setup is not None:
-            end_process(self._setup.host, self._setup.process)
+        end_process(self._world.processes[self._master])
 
     def _evaluate(self, task: Task, evaluator: Evaluator, connect: worker.Connect) -> Report:
         control = worker.WorkerControl(task.limit_seconds, self._stopped)
@@ -452,7 +455,7 @@ class MpiWorker:
     def _say_hello(self) -> None:
         tasks = [self._current, *self._inbox]
         busy = tuple((task.trial.number, task.attempt) for task in tasks if isinstance(task, Task))
-        self._mailbox.send(self._master, Hello(self._world.rank, self._host, self._machine, busy, self._process))
+        self._mailbox.send(self._master, Hello(self._world.rank, self._host, self._machine, busy))
 
     def _check_master(self) -> None:
         """Without a master: take its place, or wait for another one; not for ever."""

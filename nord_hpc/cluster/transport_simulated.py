@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nord_hpc.cluster.coordinator import RankLost
+from nord_hpc.cluster.events import RankLost
 from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestReport, TestTask
 from nord_hpc.store import journal
 from nord_hpc.trial import FailureKind, Json, Outcome, Trial, TrialState

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import inspect
 import logging
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from nord_hpc.datasets.rows import Rows
 from nord_hpc.datasets.sequences import RawSequence, training_windows, windows
 from nord_hpc.datasets.storage import Storage, choose_storage
 from nord_hpc.errors import BadInput
+from nord_hpc.explanations import explain
 from nord_hpc.trial import Json
 
 LOG = logging.getLogger(__name__)
@@ -199,6 +202,7 @@ def open_dataset(
     """
     cache = cache or prepared.cache_folder()
     source = make_source(settings, folder=folder, cache=cache)
+    cache = _stage(settings.stage) if settings.stage is not None else cache
     opening = _Opening(source=source, settings=settings, folder=folder, cache=cache, device=device)
     files = _files_of(source)
     if files is None:
@@ -211,6 +215,18 @@ def open_dataset(
         return opening.make(identity=identity)
     with prepared.preparing(cache, prepared.key_of([identity, "load"])):
         return opening.find(identity) or opening.make(identity=identity)
+
+
+def _stage(text: str) -> Path:
+    """The folder on this node where prepared arrays go.
+
+    Raises:
+        BadInput: it names a variable that is not set here.
+    """
+    filled = os.path.expandvars(text)
+    if "$" in filled:
+        raise BadInput(f"dataset.stage: {text} names a variable that is not set on {socket.gethostname()}; set another")
+    return Path(filled).expanduser() / "nord_hpc"
 
 
 def dataset_of(raw: RawData, settings: job.DatasetSettings) -> Dataset:
@@ -267,7 +283,8 @@ class _Opening:
         n_bytes = sum(4 * part.x.size for part in carved.parts.values())
         storage, reason = self._storage(n_bytes)
         info = _info(raw, carved, name=settings.name, storage=storage, reason=reason)
-        in_place = storage == "mmap" and all(part.x.mapped for part in carved.parts.values())
+        mapped = all(part.x.mapped for part in carved.parts.values())
+        in_place = storage == "mmap" and mapped and settings.stage is None
         if n_bytes < SMALL_BYTES and storage != "mmap":
             return _in_memory(info, carved)
         if n_bytes < SMALL_BYTES and in_place:
@@ -402,7 +419,7 @@ def _class_and_options(settings: job.DatasetSettings, *, folder: Path) -> tuple[
     try:
         return job.options_of("dataset", settings, folder=folder)
     except ValidationError as error:
-        raise BadInput(job.explain(error, prefix=("dataset",))) from error
+        raise BadInput(explain(error, prefix=("dataset",))) from error
 
 
 def _files_of(source: Source) -> list[tuple[str, int, int]] | None:

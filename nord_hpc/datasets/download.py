@@ -27,6 +27,9 @@ ANSWER_SECONDS = 7.0
 LOCK_SECONDS = 3600.0
 """How long a process waits for the one that downloads: large files come slowly."""
 
+ALLOWED = "NORD_HPC_DOWNLOAD"
+"""Environment variable that allows downloads within a Slurm job."""
+
 LOCK = ".download.lock"
 FAILURE = ".download.failed"
 
@@ -68,6 +71,7 @@ def fetch(
     """
     if all(_is_right(folder / name, file.digest) for name, file in files.items()):
         return {name: folder / name for name in files}
+    _refuse_on_compute_nodes(files, folder, mirror=mirror or os.environ.get("NORD_HPC_MIRROR") or None)
     arrival = time.time()
     with locked(folder / LOCK, wait_seconds=lock_seconds) as waited_seconds:
         _share_failure(folder, waited_seconds=waited_seconds, arrival=arrival)
@@ -80,6 +84,17 @@ def fetch(
         except OSError as error:
             raise unwritable(folder, error) from error
     return {name: folder / name for name in files}
+
+
+def _refuse_on_compute_nodes(files: Mapping[str, RemoteFile], folder: Path, *, mirror: str | None) -> None:
+    """The nodes of a Slurm job mostly reach no network, and would all wait for it."""
+    local = mirror is not None and urlsplit(mirror).scheme == "file"
+    if "SLURM_JOB_ID" in os.environ and ALLOWED not in os.environ and not local:
+        missing = ", ".join(name for name, file in files.items() if not _is_right(folder / name, file.digest))
+        raise BadInput(
+            f"{missing}: not in {folder}, and nothing is downloaded within a Slurm job; run nord-hpc fetch JOB on the "
+            f"login node first, or set {ALLOWED}=1 where the nodes reach the network"
+        )
 
 
 def _share_failure(folder: Path, *, waited_seconds: float, arrival: float) -> None:

@@ -190,17 +190,14 @@ class TrainingEvaluator:
 
     def test(self, trial: Trial, *, control: Control) -> dict[str, Json]:
         """See `Evaluator.test`. Weights that are missing or damaged are trained again, with the trial's seed."""
-        from nord_hpc.training import weights
         from nord_hpc.training.data import scored_part
         from nord_hpc.training.device import resolve_precision
         from nord_hpc.training.scoring import score
         from nord_hpc.training.trainer import autocast_of
 
         device = self._prepare()
-        path = self._weights_path(trial)
-        network = self._network(trial, device)
         try:
-            weights.load(network, path, metadata=_metadata(trial))
+            network = self.trained_network(trial)
             retrained = False
         except StoreError as error:
             logger.warning("trial %d is trained again for its test: %s", trial.number, error)
@@ -224,6 +221,18 @@ class TrainingEvaluator:
     def untrained_network(self, trial: Trial) -> torch.nn.Module:
         """The network of a trial with its initial weights, on this rank's device."""
         return self._network(trial, self._prepare())
+
+    def trained_network(self, trial: Trial) -> torch.nn.Module:
+        """The network of a trial with its kept weights, on this rank's device.
+
+        Raises:
+            StoreError: they are missing or damaged.
+        """
+        from nord_hpc.training import weights
+
+        network = self._network(trial, self._prepare())
+        weights.load(network, self._weights_path(trial), metadata=_metadata(trial))
+        return network
 
     def some_samples(self, part: Literal["train", "test"], n: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to `n` different samples of the training or test part, on this rank's device; drawn by `seed`."""

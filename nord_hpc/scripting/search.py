@@ -16,7 +16,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,9 +251,9 @@ def _name_of(cls: type, *, kind: str) -> str:
     for name, target in registry.BUILT_IN.get(kind, {}).items():
         if own.startswith(target.partition(":")[0]) and cls.__qualname__ == target.partition(":")[2]:
             return name
-    for point in entry_points(group=f"nord_hpc.{kind}"):
+    for name, point in registry.installed(kind).items():
         if point.value == own:
-            return point.name
+            return name
     return f"{_file_of(cls, where=kind)}:{cls.__qualname__}"
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from nord_hpc import job as jobs
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.errors import BadInput
+from nord_hpc.explanations import explain
 from nord_hpc.interfaces import SearchSpace
 from nord_hpc.job import Job, Named, Settings
 from nord_hpc.spaces.parameters import Parameter, in_order, is_active
@@ -332,7 +333,7 @@ def _class_and_options(section: Named) -> tuple[Any, BaseModel]:
     except BadInput as error:
         raise ValueError(f"name: {error}") from error
     except ValidationError as error:
-        raise ValueError(jobs.explain(error)) from error
+        raise ValueError(explain(error)) from error
 
 
 def _check_name(name: str) -> None:

@@ -62,6 +62,7 @@ class NasBench101:
         n = options.vertices
         self._n = n
         self._pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+        self._n_paths = _n_shorter(n - 1)
 
     def sample(self, rng: np.random.Generator) -> Json:
         """Uniform over the valid genotypes: each edge with a chance of one half, each operation alike, until valid."""
@@ -127,6 +128,27 @@ class NasBench101:
                 child["ops"][vertex] = label
                 yield child
 
+    def distance(self, first: Json, second: Json) -> float:
+        """The share of edges and operations that differ, for strategies with species; 0 for equal genotypes."""
+        edges: int = sum(
+            one != other
+            for row, other_row in zip(first["matrix"], second["matrix"], strict=True)
+            for one, other in zip(row, other_row, strict=True)
+        )
+        labels: int = sum(one != other for one, other in zip(first["ops"], second["ops"], strict=True))
+        return (edges + labels) / (len(self._pairs) + self._n - 2)
+
+    def encode(self, genotype: Json) -> list[float]:
+        """The upper triangle of the matrix, then each inner vertex's operation as one of three."""
+        edges = [float(genotype["matrix"][i][j]) for i, j in self._pairs]
+        return edges + [float(label == known) for label in genotype["ops"][1:-1] for known in OPERATIONS]
+
+    def encode_paths(self, genotype: Json) -> list[float]:
+        """See `nord_hpc.interfaces.HasPathEncoding`; the shorter paths come first."""
+        code = [0.0] * self._n_paths
+        self._mark_paths(code, genotype, vertex=0, length=0, place=0)
+        return code
+
     def contains(self, genotype: Json) -> bool:
         """Whether `genotype` is a point of this space. Never raises."""
         if not isinstance(genotype, dict) or genotype.keys() != _KEYS:
@@ -158,6 +180,18 @@ class NasBench101:
             batch_norm_momentum=options.batch_norm_momentum,
         )
 
+    def _mark_paths(self, code: list[float], genotype: Json, *, vertex: int, length: int, place: int) -> None:
+        """Mark the paths that begin with this one: `length` inner vertices, whose labels make it number `place`."""
+        for following in range(vertex + 1, self._n):
+            if not genotype["matrix"][vertex][following]:
+                continue
+            if following == self._n - 1:
+                code[_n_shorter(length) + place] = 1.0
+            else:
+                label = OPERATIONS.index(genotype["ops"][following])
+                further = place * len(OPERATIONS) + label
+                self._mark_paths(code, genotype, vertex=following, length=length + 1, place=further)
+
     def _no_edges(self) -> list[list[int]]:
         return [[0] * self._n for _ in range(self._n)]
 
@@ -169,6 +203,11 @@ class NasBench101:
 
 def _is_list(value: Json, length: int) -> bool:
     return isinstance(value, list) and len(value) == length
+
+
+def _n_shorter(length: int) -> int:
+    """Paths of fewer inner vertices than this, by their labels."""
+    return sum(len(OPERATIONS) ** n for n in range(length))
 
 
 def _others(label: str) -> list[str]:

@@ -31,7 +31,7 @@ class _Parameter(Settings):
 
     when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
 
-    @field_validator("when", mode="before")
+    @field_validator("when", mode="before", json_schema_input_type=dict[str, tuple[Scalar, ...] | Scalar])
     @classmethod
     def _lists(cls, when: Any) -> Any:
         """A single value may stand for a list of it."""

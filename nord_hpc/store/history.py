@@ -167,6 +167,7 @@ class Life:
         world: number of the ranks that a launcher started together; masters that take over go on with those that are
             left of it.
         deaths: ranks that were lost in this life.
+        commit: of the source that it ran.
     """
 
     began_at: float
@@ -185,6 +186,7 @@ class Life:
     stall_seconds: float = 0.0
     stalled_most_by: int | None = None
     deaths: int = 0
+    commit: str | None = None
 
 
 class History:
@@ -260,7 +262,7 @@ class History:
         known = {key: record[key] for key in ("ranks", "host", "machine", "job", "code", "evaluated_on")}
         takes_over = bool(self.lives) and record.get("takeover", False)
         world = self.lives[-1].world + (not takes_over) if self.lives else 0
-        self.lives.append(Life(began_at=at, last_at=at, world=world, **known))
+        self.lives.append(Life(began_at=at, last_at=at, world=world, commit=record.get("commit"), **known))
 
     def _add_proposed(self, record: dict[str, Any]) -> None:
         trial = trial_from_json(record["trial"])

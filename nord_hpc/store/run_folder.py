@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from nord_hpc import job as jobs
 from nord_hpc import registry
 from nord_hpc.errors import BadInput
+from nord_hpc.explanations import explain
 from nord_hpc.job import Job, Named
 from nord_hpc.store import journal
 from nord_hpc.store.history import History
@@ -29,10 +30,12 @@ FREE_TO_CHANGE = (
     "budget",
     "checkpoint",
     "dataset.path",
+    "dataset.stage",
     "limits.grace_seconds",
     "limits.lost_host_seconds",
     "limits.restarts",
     "limits.trial_seconds",
+    "objective.test",
     "resources.backend",
     "resources.fault_tolerance",
     "resources.spares",
@@ -107,7 +110,7 @@ class RunFolder:
         try:
             return Job.model_validate(yaml.safe_load(self.job_file.read_text(encoding="utf-8")))
         except ValidationError as error:
-            raise BadInput(f"{self.job_file}: {jobs.explain(error)}") from error
+            raise BadInput(f"{self.job_file}: {explain(error, models=(Job,))}") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise BadInput(f"{self.job_file}: cannot be read: {' '.join(str(error).split())}") from error
 

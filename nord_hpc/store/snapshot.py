@@ -117,6 +117,15 @@ def resume_state(path: Path, history: History) -> Json | None:
     return state if fits and known and not state["over"] else None
 
 
+def recorded_digest(path: Path) -> tuple[str, int] | None:
+    """The history's digest as a snapshot has it, and over how many trials; None where there is no snapshot."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs["history_sha256"]), len(file["commit_order"])
+    except (OSError, KeyError):
+        return None
+
+
 def read_trials(path: Path) -> dict[str, list[Json]]:
     """The trial columns of a snapshot, missing values as None."""
     with h5py.File(path, "r", locking=False) as file:

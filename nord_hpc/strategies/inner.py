@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from nord_hpc import job as jobs
 from nord_hpc import registry
 from nord_hpc.errors import BadInput
+from nord_hpc.explanations import explain
 from nord_hpc.job import Named
 
 
@@ -32,4 +33,4 @@ def inner_strategy(section: Mapping[str, Any]) -> tuple[Any, BaseModel]:
     except BadInput as error:
         raise ValueError(str(error)) from error
     except ValidationError as error:
-        raise ValueError(jobs.explain(error, prefix=("strategy",))) from error
+        raise ValueError(explain(error, prefix=("strategy",))) from error

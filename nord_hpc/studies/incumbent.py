@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from nord_hpc.job import Job
-from nord_hpc.trial import Json, Outcome, Trial
+from nord_hpc.trial import Json, Outcome, Trial, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +14,12 @@ class RunResult:
     """One search.
 
     Attributes:
-        n_trials: committed ones.
+        n_trials: committed ones, without those that were infeasible.
         fitness: of the best trial of full fidelity; None if none completed.
         test: metrics of the best on the test part.
-        trials, seconds, spent, values: the incumbent's curve: after so many trials, at that virtual time, when so much
-            virtual time had been spent in all gangs together, the best fitness was that.
+        trials, seconds, rank_seconds, values: the incumbent's curve: after so many trials, at that time, when all ranks
+            together had evaluated for so long, the best fitness was that. Times are virtual where results are looked
+            up, else measured.
         wall_seconds: that the search took here.
     """
 
@@ -27,7 +28,7 @@ class RunResult:
     test: Mapping[str, Json]
     trials: list[int]
     seconds: list[float]
-    spent: list[float]
+    rank_seconds: list[float]
     values: list[float]
     history_sha256: str
     wall_seconds: float
@@ -48,19 +49,26 @@ class Incumbent:
     best: Trial | None = None
     fitness: float | None = None
     n_trials: int = 0
-    _spent: float = 0.0
+    _seconds: float = 0.0
+    _rank_seconds: float = 0.0
     _curve: list[tuple[int, float, float, float]] = field(default_factory=list)
 
-    def add(self, trial: Trial, outcome: Outcome, *, seconds: float) -> None:
-        """Take in a committed trial that ended at `seconds` of virtual time. Ties stay with the earlier one."""
-        self.n_trials += 1
-        self._spent += trial.cost / 1e6 * trial.runs
+    def add(self, trial: Trial, outcome: Outcome, *, seconds: float, rank_seconds: float) -> None:
+        """Take in a committed trial. Ties stay with the earlier one.
+
+        Args:
+            seconds: since the search began, at the end of this trial.
+            rank_seconds: that this trial cost.
+        """
+        self.n_trials += outcome.state is not TrialState.INFEASIBLE
+        self._seconds = max(self._seconds, seconds)  # commits may come in another order than ends
+        self._rank_seconds += rank_seconds
         if outcome.fitness is None or trial.fidelity != self.job.full_fidelity:
             return
         sign = 1.0 if self.job.objective.direction == "maximize" else -1.0
         if self.fitness is None or sign * outcome.fitness > sign * self.fitness:
             self.best, self.fitness = trial, outcome.fitness
-            self._curve.append((self.n_trials, seconds, self._spent, outcome.fitness))
+            self._curve.append((self.n_trials, self._seconds, self._rank_seconds, outcome.fitness))
 
     def result(self, *, history_sha256: str, wall_seconds: float, test: Mapping[str, Json]) -> RunResult:
         columns = [list(column) for column in zip(*self._curve, strict=True)] or [[], [], [], []]
@@ -70,7 +78,7 @@ class Incumbent:
             test=test,
             trials=[int(n) for n in columns[0]],
             seconds=columns[1],
-            spent=columns[2],
+            rank_seconds=columns[2],
             values=columns[3],
             history_sha256=history_sha256,
             wall_seconds=wall_seconds,

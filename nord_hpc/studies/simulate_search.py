@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from nord_hpc.cluster import worker
@@ -18,7 +17,7 @@ from nord_hpc.cluster.messages import Task
 from nord_hpc.cluster.scheduler import make_scheduler
 from nord_hpc.cluster.transport_inline import InlineGang
 from nord_hpc.cluster.trial_maker import TrialMaker
-from nord_hpc.errors import BadInput, NordError, SearchStopped
+from nord_hpc.errors import BadInput, SearchStopped
 from nord_hpc.interfaces import DataParallel, Evaluator, Strategy
 from nord_hpc.job import Job
 from nord_hpc.studies.incumbent import Incumbent, RunResult
@@ -38,7 +37,7 @@ def simulate(
     stopped: Callable[[], bool] = lambda: False,
     on_commit: Callable[[FinishedTrial], None] = lambda finished: None,
 ) -> RunResult:
-    """Run a search to the end of its budget.
+    """Run a search to the end of its budget, which is one of trials or of virtual time.
 
     Args:
         maker: makes trials for `evaluator`.
@@ -47,14 +46,10 @@ def simulate(
         on_commit: called for each trial, in commit order.
 
     Raises:
-        BadInput: the job has no budget that ends in virtual time, or too many candidates in a row are infeasible.
+        BadInput: too many candidates in a row are infeasible, or the evaluator trains.
         SearchStopped: `stopped` said so.
         StrategyStuck: the strategy waits for results although none is outstanding.
     """
-    if job.budget.trials is None and job.budget.simulated_seconds is None:
-        raise BadInput("budget.hours: is wall time, which a simulated search has none of; set trials or " + SIMULATED)
-    if job.order.mode != "virtual":
-        raise BadInput("order.mode: arrival depends on wall time; set virtual for a simulated search")
     scheduler = make_scheduler(job, strategy=strategy, maker=maker, first=first)
     incumbent = Incumbent(job)
     evaluate = _Evaluation(evaluator, stopped)
@@ -62,24 +57,22 @@ def simulate(
     while not scheduler.finished:
         for step in scheduler.advance(room=job.order.virtual_gangs):
             if isinstance(step, FinishedTrial):
-                incumbent.add(step.trial, step.outcome, seconds=step.trial.virtual_finish / 1e6)
+                trial = step.trial
+                rank_seconds = trial.cost / 1e6 * trial.runs
+                incumbent.add(trial, step.outcome, seconds=trial.virtual_finish / 1e6, rank_seconds=rank_seconds)
                 on_commit(step)
         if scheduler.ledger.hopeless is not None:
             raise BadInput(scheduler.ledger.hopeless)
         number = scheduler.blocking()
         if number is not None:
             scheduler.finish(number, evaluate(scheduler.uncommitted[number]))
-        elif not scheduler.finished:
-            raise NordError(f"the search cannot go on after {scheduler.ledger.n_committed} trials")
-    test = {} if incumbent.best is None else evaluator.test(incumbent.best, control=evaluate.control)
+    best = incumbent.best if job.objective.test else None
+    test = {} if best is None else evaluator.test(best, control=evaluate.control)
     return incumbent.result(
         history_sha256=scheduler.ledger.digest.hexdigest(),
         wall_seconds=time.perf_counter() - began,
         test=test,
     )
-
-
-SIMULATED = "simulated_seconds"
 
 
 class _Evaluation:
@@ -104,9 +97,4 @@ class _Evaluation:
 
 
 def _refuse(gang: Any) -> DataParallel:
-    raise BadInput("this evaluator trains, which a simulated search cannot; set compare.runs to folders")
-
-
-def keeps_nothing(job: Job) -> Path:
-    """Where an evaluator of a simulated search would keep weights, which tables have none of."""
-    return job.folder
+    raise BadInput("this evaluator trains, which a search in virtual time cannot")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,24 +120,29 @@ class RankCorrelation:
 def rank_correlation(
     first: Sequence[float], second: Sequence[float], *, seed: int = 0, resamples: int = 500
 ) -> RankCorrelation:
-    """Compare two rankings of the same candidates."""
+    """Compare two rankings of the same candidates; NaN where all of one ranking are equal."""
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     rng = np.random.Generator(np.random.PCG64(seed))
-    taus, rhos = [], []
-    for _ in range(resamples):
-        picked = rng.integers(0, len(x), len(x))
-        taus.append(stats.kendalltau(x[picked], y[picked]).statistic)
-        rhos.append(stats.spearmanr(x[picked], y[picked]).statistic)
-    return RankCorrelation(
-        len(x),
-        float(stats.kendalltau(x, y).statistic),
-        _interval(taus),
-        float(stats.spearmanr(x, y).statistic),
-        _interval(rhos),
-    )
+    picks = [rng.integers(0, len(x), len(x)) for _ in range(resamples)]
+    resampled = [(_tau(x[picked], y[picked]), _rho(x[picked], y[picked])) for picked in picks]
+    taus, rhos = zip(*resampled, strict=True)
+    return RankCorrelation(len(x), _tau(x, y), _interval(taus), _rho(x, y), _interval(rhos))
 
 
-def _interval(values: list[Any]) -> tuple[float, float]:
+def _tau(x: Floats, y: Floats) -> float:
+    return float(stats.kendalltau(x, y).statistic) if _ranks(x, y) else float("nan")
+
+
+def _rho(x: Floats, y: Floats) -> float:
+    return float(stats.spearmanr(x, y).statistic) if _ranks(x, y) else float("nan")
+
+
+def _ranks(x: Floats, y: Floats) -> bool:
+    """Whether there is an order in both."""
+    return len(x) > 1 and bool(np.ptp(x) and np.ptp(y))
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
     known = [value for value in values if np.isfinite(value)]
     low, high = np.percentile(known, [2.5, 97.5]) if known else (float("nan"), float("nan"))
     return float(low), float(high)

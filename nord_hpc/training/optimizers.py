@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nord_hpc import registry
 from nord_hpc.errors import BadInput
 from nord_hpc.job import OptimizerSettings
 
@@ -39,7 +40,10 @@ def check(settings: OptimizerSettings) -> None:
     """
     options = OPTIONS.get(settings.name)
     if options is None:
-        raise BadInput(f"training.optimizer.name: unknown optimizer {settings.name!r}; set one of {', '.join(OPTIONS)}")
+        hint = registry.did_you_mean(settings.name, list(OPTIONS))
+        raise BadInput(
+            f"training.optimizer.name: unknown optimizer {settings.name!r}; set one of {', '.join(OPTIONS)}{hint}"
+        )
     for option, value in settings.options.items():
         if option not in options:
             close = difflib.get_close_matches(option, options, n=1)

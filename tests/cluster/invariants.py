@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nord_hpc.cluster.coordinator import Action, Coordinator, StopRequested
+from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.events import Action, StopRequested
 from nord_hpc.cluster.gangs import WAITING_SECONDS
 from nord_hpc.cluster.messages import Hello, Report, Stop, Task, TestTask
 from nord_hpc.cluster.transport_simulated import SimulatedJournal, SimulatedTransport

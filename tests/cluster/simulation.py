@@ -13,7 +13,8 @@ from typing import Any, cast
 from cluster.invariants import Watch, WatchedCoordinator, WatchedJournal, WatchedStrategy, WatchedTransport, World
 
 from nord_hpc import job as jobs
-from nord_hpc.cluster.coordinator import Coordinator, End
+from nord_hpc.cluster.coordinator import Coordinator
+from nord_hpc.cluster.events import End
 from nord_hpc.cluster.first_candidates import FirstCandidate
 from nord_hpc.cluster.master import MasterMeter, run_master
 from nord_hpc.cluster.scheduler import make_scheduler

@@ -10,7 +10,8 @@ import pytest
 from cluster import schedules
 
 from nord_hpc.cluster import master
-from nord_hpc.cluster.coordinator import Best, Coordinator, Record, Send
+from nord_hpc.cluster.coordinator import Best, Coordinator
+from nord_hpc.cluster.events import Record, Send
 from nord_hpc.cluster.gangs import RankPool
 from nord_hpc.cluster.ledger import Ledger
 from nord_hpc.cluster.scheduler import VirtualOrder

@@ -77,6 +77,7 @@ FEW_POINTS: dict[str, dict[str, Any]] = {
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "agebo": {"trees": 2, "candidates": 20},
+    "bananas": {"epochs": 5, "members": 2, "hidden": [8], "candidates": 12, "every": 8},
     "bayesian": {"candidates": 4},
 }
 """Options by name."""

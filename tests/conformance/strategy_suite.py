@@ -153,6 +153,7 @@ class StrategySuite:
         variants: name of the case to options.
         spaces: the spaces that the strategy fits, "toy" among them, or names of the registry with options.
         learns: whether it claims to find better candidates than random search does.
+        without_selection: variants in which nothing competes, so that they cannot learn.
         budget: trials within which it shows this on the toy space.
     """
 
@@ -160,6 +161,7 @@ class StrategySuite:
     variants: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
     spaces: ClassVar[dict[str, dict[str, Any] | None]] = {"toy": None, "conv_graph": {}}
     learns: ClassVar[bool] = True
+    without_selection: ClassVar[frozenset[str]] = frozenset()
     budget: ClassVar[int] = 200
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -371,6 +373,8 @@ class StrategySuite:
     def test_finds_better_candidates_than_random_search(self, variant: str) -> None:
         if not self.learns:
             pytest.skip("this strategy does not claim to learn")
+        if variant in self.without_selection:
+            pytest.skip("without competition there is no selection")
         seeds = range(12)
         found = [self._best(self.make(variant, ToySpace(), seed=seed), self.budget) for seed in seeds]
         cls = registry.resolve("strategy", "random_search", folder=Path("."))

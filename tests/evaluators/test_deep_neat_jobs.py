@@ -64,7 +64,7 @@ def test_the_job_searches_the_same_space(images: Path, tmp_path: Path) -> None:
         "dataset.fraction": "0.2",
         "space.channels": "[4, 8]",
         "strategy.population": "3",
-        "strategy.sample": "2",
+        "strategy.species": "2",
         "training.epochs": "1",
         "training.batch_size": "32",
         "budget.trials": "5",

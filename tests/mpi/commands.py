@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from nord_hpc.cluster import launch
 from nord_hpc.cluster.launch import SESSION_BASE
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,8 @@ def mpirun(
     """Run a command under a bare mpirun."""
     program = Path(sys.executable).with_name("mpirun")
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "osc", "^ucx"]
+    if not launch._is_open_mpi(program):
+        options = []
     command = [str(program), *options, "-n", str(n), *NORD, *(str(argument) for argument in arguments)]
     return _run(command, cwd=cwd, expect=expect, timeout=timeout, environ=environ)
 

@@ -50,7 +50,8 @@ def run_with_kills(job: Path, folder: Path, *, kills: int, ranks: int, rng: rand
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("ranks", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 5])
 def test_ten_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
     log = tmp_path / "evaluations.log"
     changes = {"budget": {"trials": 40 if ranks == 1 else 160}, "evaluator": {"seconds": 0.15, "log": str(log)}}

@@ -98,6 +98,7 @@ def test_ranks_of_another_number_than_the_launcher_started(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_idle_ranks_sleep(tmp_path: Path) -> None:
     """One long trial on one of five workers: the others and the master use next to no CPU."""
     job = write_job(
@@ -181,6 +182,7 @@ def _rank_of(process: psutil.Process) -> str | None:
         return None
 
 
+@pytest.mark.slow
 def test_others_may_read_and_lock_the_snapshot(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.yaml", SYNTHETIC, evaluator={"seconds": 0.3}, budget={"trials": 40})
     folder = tmp_path / "run"

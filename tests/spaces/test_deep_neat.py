@@ -56,7 +56,7 @@ def test_the_graph_never_has_a_cycle_and_grows_to_its_limit() -> None:
 
 def test_networks_have_the_layers_of_their_nodes() -> None:
     space = make_space("deep_neat", {"scale": [0.5, 1.5]})
-    number = space._innovation
+    number = space._graphs.innovation
     node = {"innovation": 7, "out_channels": 16, "dropout": 0.25, "scale": 0.5, "kernel_size": 2, "pool": True}
     bare = {"innovation": 9, "out_channels": 8, "dropout": 0.0, "scale": 1.0, "kernel_size": 1, "pool": True}
     pairs = [(-2, 7, True), (7, 9, True), (9, -1, True), (-2, -1, False), (7, -1, True)]
@@ -117,7 +117,7 @@ def test_damaged_genotypes_are_not_contained() -> None:
         return {**genotype, kind: genes}
 
     assert space.contains(changed("nodes", 0, out_channels=9))
-    number = space._innovation.connection
+    number = space._graphs.innovation.connection
     back = {"innovation": number(-1, -2), "source": -1, "target": -2, "enabled": False}
     for wrong in [
         changed("nodes", 0, out_channels=9.0),

@@ -165,3 +165,31 @@ def test_options_are_checked() -> None:
     for options in ({"vertices": 8}, {"vertices": 2}, {"max_edges": 10}, {"mutation_rate": 0}, {"edges": 3}):
         with pytest.raises(ValidationError, match=next(iter(options))):
             make_space("nasbench101", options)
+
+
+def test_distance_is_the_share_of_what_differs() -> None:
+    space = make_space("nasbench101", {"vertices": 5})
+    first = cell("0-1 0-2 1-3 2-3 3-4", CONV3X3, CONV1X1, MAXPOOL3X3)
+    second = cell("0-1 0-2 1-3 2-4 3-4", CONV3X3, CONV1X1, CONV1X1)
+    assert space.distance(first, first) == 0
+    assert space.distance(first, second) == space.distance(second, first) == 3 / 13  # of 10 edges and 3 operations
+
+
+def test_encodings_of_edges_and_paths() -> None:
+    space = make_space("nasbench101", {"vertices": 4})
+    genotype = cell("0-1 0-3 1-2 2-3", OPERATIONS[2], OPERATIONS[1])
+    edges = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]  # 0-1 0-2 0-3 1-2 1-3 2-3
+    assert space.encode(genotype) == [*edges, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    paths = space.encode_paths(genotype)
+    assert len(paths) == 1 + 3 + 9
+    assert [place for place, there in enumerate(paths) if there] == [0, 1 + 3 + 3 * 2 + 1]
+    wide = make_space("nasbench101", {})
+    assert len(wide.encode_paths(wide.sample(generator(0)))) == (3**6 - 1) // 2
+
+
+def test_path_encodings_do_not_see_vertices_that_lead_nowhere() -> None:
+    space = make_space("nasbench101", {"vertices": 5})
+    first = cell("0-1 1-4 0-2 2-3", CONV3X3, CONV1X1, MAXPOOL3X3)
+    second = cell("0-1 1-4 0-3", CONV3X3, MAXPOOL3X3, CONV1X1)
+    assert space.encode_paths(first) == space.encode_paths(second)
+    assert space.encode(first) != space.encode(second)

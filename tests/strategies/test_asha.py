@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from conformance.strategy_cost import early_and_late_seconds
 from conformance.strategy_suite import FULL, StrategySuite, ToySpace
 from halving_runs import (
     CURVES,
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from nord_hpc.interfaces import Done, Wait
 from nord_hpc.strategies.asha import Asha
 from nord_hpc.strategies.halving import Halving
-from nord_hpc.trial import Fidelity, Proposal
+from nord_hpc.trial import Fidelity, FinishedTrial, Proposal
 
 EVOLUTION = {"name": "regularized_evolution", "population": 12, "sample": 4}
 
@@ -207,20 +207,12 @@ def test_jobs_that_make_no_sense_are_refused(options: dict[str, Any], message: s
 @pytest.mark.timing
 def test_asks_and_tells_stay_cheap_with_many_trials_behind() -> None:
     strategy = asha(ToySpace())
-    number = 0
 
-    def seconds_per_trial(n_trials: int) -> float:
-        nonlocal number
-        began = time.process_time()
-        for _ in range(n_trials):
-            proposal = ask(strategy, number)
-            strategy.tell(result(proposal, number, ToySpace.score(proposal.genotype) + number % 7))
-            number += 1
-        return (time.process_time() - began) / n_trials
+    def climbing(proposal: Proposal, number: int) -> FinishedTrial:
+        return result(proposal, number, ToySpace.score(proposal.genotype) + number % 7)
 
-    early = min(seconds_per_trial(500) for _ in range(4))
-    seconds_per_trial(10_000)
-    assert min(seconds_per_trial(500) for _ in range(4)) < 3 * early
+    early, late = early_and_late_seconds(strategy, between=10_000, result=climbing)
+    assert late < 3 * early
 
 
 def against_random(n_seeds: int) -> tuple[float, float, float]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from conformance.strategy_cost import early_and_late_seconds
 from conformance.strategy_suite import FULL, SinglePoint, StrategySuite, ToySpace, finish
 from latency_table import DEVICES, LatencyTable, data_is_missing
 from pydantic import ValidationError
@@ -170,26 +170,11 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 @pytest.mark.timing
 def test_asks_and_tells_are_cheap_and_do_not_grow_with_the_trials_behind(generational: bool) -> None:
     strategy = nsga2(population=100, generational=generational)
-    number = 0
 
-    def seconds_per_trial(n_trials: int) -> float:
-        nonlocal number
-        spent = 0.0
-        for _ in range(n_trials):
-            before = time.process_time()
-            proposal: Any = strategy.ask(number)
-            spent += time.process_time() - before
-            score = ToySpace.score(proposal.genotype)
-            finished = measured(number, score, float(sum(proposal.genotype)), proposal=proposal)
-            before = time.process_time()
-            strategy.tell(finished)
-            spent += time.process_time() - before
-            number += 1
-        return spent / n_trials
+    def two_objectives(proposal: Proposal, number: int) -> FinishedTrial:
+        return measured(number, ToySpace.score(proposal.genotype), float(sum(proposal.genotype)), proposal=proposal)
 
-    early = min(seconds_per_trial(500) for _ in range(4))
-    seconds_per_trial(5_000)
-    late = min(seconds_per_trial(500) for _ in range(4))
+    early, late = early_and_late_seconds(strategy, between=5_000, result=two_objectives)
     assert late < 100e-6
     assert late < 3 * early
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from nord_hpc import job as jobs
 from nord_hpc.errors import BadInput
+from nord_hpc.store.run_folder import RunFolder
 from nord_hpc.studies import comparison as comparisons
-from nord_hpc.studies import curves
+from nord_hpc.studies import curves, searches, variants
+from nord_hpc.studies.statistics import compare_paired
 
 ROOT = Path(__file__).parents[2]
 NASBENCH201 = ROOT.parent / "shared" / "data" / "nasbench201" / "nasbench201.csv.gz"
@@ -44,20 +47,20 @@ def command(*arguments: str | Path, cwd: Path, **environ: str) -> subprocess.Com
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=350,
         check=False,
     )
 
 
 def test_random_search_is_always_there(tmp_path: Path) -> None:
-    comparison = comparisons.load(write(tmp_path))
-    assert list(comparison.jobs) == ["regularized_evolution", "random_search"]
+    comparison = variants.load(write(tmp_path))
+    assert comparison.variants == ["regularized_evolution", "random_search"] and comparison.problems == [""]
     assert comparison.reference == "random_search"
-    varied = comparisons.load(
+    varied = variants.load(
         write(tmp_path, compare={"vary": {"space.max_layers": [2, 3], "budget.trials": [3]}, "seeds": 2})
     )
-    assert list(varied.jobs) == ["max_layers 2, trials 3", "max_layers 3, trials 3"]
-    assert varied.jobs["max_layers 2, trials 3"].space.options["max_layers"] == 2
+    assert varied.variants == ["max_layers 2, trials 3", "max_layers 3, trials 3"]
+    assert varied.jobs["", "max_layers 2, trials 3"].space.options["max_layers"] == 2
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_wrong_comparisons_are_refused_before_anything_is_written(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
-        comparisons.load(write(tmp_path, **{"seed": 0, **changes}))
+        variants.load(write(tmp_path, **{"seed": 0, **changes}))
     assert said in str(caught.value)
 
 
@@ -96,11 +99,11 @@ def test_table_files_and_resume(tmp_path: Path) -> None:
     with (tmp_path / "out" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"] for row in rows] == ["regularized_evolution", "random_search"]
-    results = comparisons.Results(tmp_path / "out", comparisons.load(path)).found
-    best = [results["random_search", seed].fitness for seed in range(4)]
+    results = comparisons.Results(tmp_path / "out", variants.load(path)).found
+    best = [results["", "random_search", seed].fitness for seed in range(4)]
     assert float(rows[1]["best validation"]) == pytest.approx(sum(b or 0.0 for b in best) / 4, abs=1e-4)
     assert found["rows"][0]["against"]["n"] == 4 and rows[1]["effect"] == ""
-    for axis in ("trials", "seconds", "spent"):
+    for axis in curves.AXES:
         assert all((tmp_path / "out" / f"incumbent_{axis}.{kind}").stat().st_size > 1000 for kind in curves.FORMATS)
     # Torn at the end, as by a kill: only what is missing is run again, and the result is the same.
     (tmp_path / "out" / "results.jsonl").write_text("\n".join(lines[:5]) + '\n{"variant": "rand')
@@ -135,16 +138,18 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 def test_the_incumbent_follows_the_search() -> None:
-    result = comparisons.run_simulated(
+    result = searches.run_simulated(
         {**{key: value for key, value in BASE.items() if key != "compare"}, "seed": 3}, Path()
     )
     assert result.n_trials >= 12 and result.values == sorted(result.values)
     assert result.values[-1] == result.fitness
-    assert result.spent[-1] <= 3 * result.seconds[-1] + 1e-9
+    assert result.rank_seconds[-1] <= 3 * result.seconds[-1] + 1e-9
     at = curves.incumbent_at(result, "trials", curves.np.array([0.0, float(result.trials[0]), 1e9]))
     assert curves.np.isnan(at[0]) and at[1] == result.values[0] and at[2] == result.values[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_a_search_that_trains_is_a_run_folder(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -161,10 +166,116 @@ def test_a_search_that_trains_is_a_run_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "runs" / "2-0" / "journal").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_interrupted_search_that_trains_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C reaches the search within, which saves all; the comparison says how to go on, and does."""
+    path = write(
+        tmp_path,
+        evaluator={"name": "training"},
+        dataset={"name": "digits", "fraction": 0.2},
+        budget={"trials": 12},
+        compare={"vary": {"space.max_layers": [2]}, "seeds": 2},
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nord_hpc", "compare", str(path), "--out", str(tmp_path / "out"), "-n", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    first = RunFolder(tmp_path / "out" / "runs" / "2-0")
+    try:
+        ends = time.monotonic() + 80
+        while time.monotonic() < ends and len(first.history().commit_order) < 2:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 3, err
+    assert f"nord-hpc compare {path} --out {tmp_path / 'out'} goes on" in err
+    stopped = first.history()
+    assert stopped.state == "interrupted" and len(stopped.commit_order) < 12
+    again = command(path, "--out", tmp_path / "out", "-n", "1", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(first.history().lives) == 2 and first.history().state == "finished"
+    other = write(
+        tmp_path,
+        evaluator={"name": "training"},
+        dataset={"name": "digits", "fraction": 0.3},
+        budget={"trials": 12},
+        compare={"vary": {"space.max_layers": [2]}, "seeds": 2},
+    )
+    refused = command(other, "--out", tmp_path / "out", "-n", "1", cwd=tmp_path)
+    assert refused.returncode == 2 and "was made with another job; set --out to another folder" in refused.stderr
+
+
+def test_average_ranks_over_problems(tmp_path: Path) -> None:
+    compare = {
+        "seeds": 3,
+        "problems": {"small": {"space.max_layers": 2}, "large": {"space.max_layers": 4}, "nan": {"seed": 1}},
+        "variants": {
+            "evolution": {"strategy": {"name": "regularized_evolution", "population": 4, "sample": 2}},
+            "local": {"strategy": {"name": "local_search"}},
+        },
+    }
+    comparison = variants.load(write(tmp_path, compare=compare))
+    assert comparison.problems == ["small", "large", "nan"]
+    assert comparison.variants == ["evolution", "local", "random_search"] and len(comparison.jobs) == 9
+    assert comparison.jobs["large", "local"].space.options["max_layers"] == 4
+    results = comparisons.run(comparison, tmp_path, processes=1)
+    rows = comparisons.table(comparison, results)
+    assert [(row.problem, row.name) for row in rows] == [
+        (p, n) for p in comparison.problems for n in comparison.variants
+    ]
+    found = comparisons.ranks(comparison, results)
+    expected = [0.0, 0.0, 0.0]
+    for problem in comparison.problems:
+        means = [next(row.mean for row in rows if (row.problem, row.name) == (problem, n)) for n in comparison.variants]
+        for place, mean in enumerate(means):
+            expected[place] += sum(other >= mean for other in means) / 3
+    assert found.average_ranks == pytest.approx(expected)
+    single = variants.load(write(tmp_path))
+    with pytest.raises(BadInput, match="seeds of one problem are no problems"):
+        comparisons.ranks(single, results)
+
+
+def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    compare = {"seeds": 2, "variants": {"a": {"strategy": {"name": "bananas"}, "space": {"name": "deep_neat"}}}}
+    done = command(write(tmp_path, compare=compare), "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "DeepNeat" in done.stderr
+    hours = write(tmp_path, budget={"hours": 1})
+    with pytest.raises(BadInput, match=r"budget\.hours: is wall time, and nothing is trained"):
+        variants.load(hours)
+    arrival = write(tmp_path, order={"mode": "arrival"})
+    with pytest.raises(BadInput, match=r"order\.mode: arrival is an order of wall time"):
+        variants.load(arrival)
+    objectives = {"seeds": 2, "vary": {"objective.direction": ["maximize", "minimize"]}}
+    with pytest.raises(BadInput, match="objective: differs between variants or problems"):
+        variants.load(write(tmp_path, compare=objectives))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_simulated_search_has_the_history_of_a_run(tmp_path: Path) -> None:
+    """Virtual time without ranks and journal gives, to the bit, what a run folder has."""
+    data = {key: value for key, value in BASE.items() if key != "compare"}
+    data = {**data, "strategy": {"name": "regularized_evolution", "population": 4, "sample": 2}, "seed": 7}
+    data["evaluator"] = {"name": "synthetic", "fail_every": 5}
+    simulated = searches.run_simulated(data, tmp_path)
+    folder = searches.run_in_folder(jobs.from_mapping(data, folder=tmp_path), tmp_path / "run", ranks=1)
+    result = searches.result_of_run(folder, wall_seconds=1.0)
+    assert result.history_sha256 == simulated.history_sha256
+    assert (result.trials, result.values, result.n_trials) == (simulated.trials, simulated.values, simulated.n_trials)
+    assert result.test == simulated.test != {}
+
+
 needs_table = pytest.mark.skipif(not NASBENCH201.exists(), reason=f"NAS-Bench-201 is not at {NASBENCH201}")
 
 
-def published(tmp_path: Path, seeds: int) -> dict[str, Any]:
+def published(tmp_path: Path, seeds: int, *overrides: str) -> dict[str, Any]:
     done = command(
         ROOT / "jobs" / "compare_nasbench201.yaml",
         "--seeds",
@@ -173,6 +284,7 @@ def published(tmp_path: Path, seeds: int) -> dict[str, Any]:
         tmp_path,
         "-n",
         "2",
+        *(part for override in overrides for part in ("--set", override)),
         cwd=tmp_path,
         NORD_HPC_NASBENCH201=str(NASBENCH201),
     )
@@ -192,18 +304,18 @@ def test_a_hundred_workers_are_simulated_in_seconds(tmp_path: Path) -> None:
         "budget": {"simulated_seconds": 12000},
         "order": {"virtual_gangs": 100},
     }
-    result = comparisons.run_simulated(data, tmp_path)
+    result = searches.run_simulated(data, tmp_path)
     assert 7000 < result.n_trials < 12000
     assert result.wall_seconds < 15
 
 
 @needs_table
 def test_published_figures_of_nasbench201_in_short(tmp_path: Path) -> None:
-    """60 runs each; the bounds are five standard errors, and those of 500 runs are in the slow test."""
-    rows = published(tmp_path, 60)
+    """30 runs each; the bounds are five standard errors, and those of 500 runs are in the slow test."""
+    rows = published(tmp_path, 30)
     for name, validation, test in (("random_search", 90.93, 93.70), ("regularized_evolution", 91.19, 93.92)):
-        assert rows[name]["test"]["validation_accuracy"][0] == pytest.approx(validation, abs=0.3)
-        assert rows[name]["test"]["accuracy"][0] == pytest.approx(test, abs=0.3)
+        assert rows[name]["test"]["validation_accuracy"][0] == pytest.approx(validation, abs=0.4)
+        assert rows[name]["test"]["accuracy"][0] == pytest.approx(test, abs=0.4)
 
 
 @needs_table
@@ -226,5 +338,47 @@ def test_published_figures_of_nasbench201(tmp_path: Path) -> None:
             assert deviation / 1.6 <= found[1] <= deviation * 1.6, (name, metric)
     evolution = rows["regularized_evolution"]["against"]
     assert evolution["difference"] >= 0.08 and evolution["low"] > 0
-    local = rows["local_search"]
-    assert local["test"]["validation_accuracy"][0] > rows["regularized_evolution"]["test"]["validation_accuracy"][0]
+    comparison = variants.load(ROOT / "jobs" / "compare_nasbench201.yaml")
+    results = comparisons.Results(tmp_path, comparison)
+    values = {
+        name: [results.found["", name, seed].test["validation_accuracy"] for seed in range(500)]
+        for name in ("local_search", "regularized_evolution")
+    }
+    paired = compare_paired(values["local_search"], values["regularized_evolution"])
+    assert 100 * paired.low > -0.05
+
+
+@needs_table
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_bananas_is_at_least_as_good_as_evolution(tmp_path: Path) -> None:
+    rows = published(
+        tmp_path, 50, "compare.variants.bananas={strategy: {name: bananas}}", "compare.reference=regularized_evolution"
+    )
+    against = rows["bananas"]["against"]
+    assert against["n"] == 50 and against["low"] > -0.05
+
+
+@needs_table
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_strategy_against_its_own_copy(tmp_path: Path) -> None:
+    """200 comparisons of regularized evolution with itself, other seeds: about one in twenty is called different."""
+    data = {
+        "name": "copies",
+        "space": {"name": "nasbench201"},
+        "strategy": {"name": "regularized_evolution", "population": 5, "sample": 2},
+        "evaluator": {"name": "nasbench201", "path": str(NASBENCH201)},
+        "training": {"epochs": 12},
+        "budget": {"simulated_seconds": 2000},
+        "order": {"virtual_gangs": 1},
+    }
+    n, fitness = 15, []
+    for seed in range(200 * 2 * n):
+        best = searches.run_simulated({**data, "seed": seed}, tmp_path).fitness
+        assert best is not None
+        fitness.append(best)
+    pairs = [(fitness[k : k + n], fitness[k + n : k + 2 * n]) for k in range(0, len(fitness), 2 * n)]
+    assert len(pairs) == 200
+    share = sum(compare_paired(*pair, seed=k).p < 0.05 for k, pair in enumerate(pairs)) / len(pairs)
+    assert 0.02 <= share <= 0.08, share
