@@ -143,7 +143,9 @@ class Kills(SyntheticEvaluator):
 """
 
 
-@pytest.mark.parametrize(("fault_tolerance", "n_restarts"), [("none", 2), ("auto", 1)])
+@pytest.mark.parametrize(
+    ("fault_tolerance", "n_restarts"), [pytest.param("none", 2, marks=pytest.mark.slow), ("auto", 1)]
+)
 def test_a_candidate_that_kills_its_rank_is_given_up_and_the_search_goes_on(
     tmp_path: Path, fault_tolerance: str, n_restarts: int
 ) -> None:

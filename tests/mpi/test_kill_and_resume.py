@@ -72,6 +72,7 @@ def test_ten_kills_change_no_bit(tmp_path: Path, ranks: int) -> None:
     assert status(tmp_path / "killed")["history_sha256"] == status(tmp_path / "calm")["history_sha256"]
 
 
+@pytest.mark.slow
 def test_five_kills_of_three_ranks_change_no_bit(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.yaml", SYNTHETIC, budget={"trials": 30}, evaluator={"seconds": 0.15})
     assert run_with_kills(job, tmp_path / "killed", kills=5, ranks=3, rng=random.Random(9), longest=3.5) >= 3

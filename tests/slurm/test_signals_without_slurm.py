@@ -59,7 +59,8 @@ def signal_one(shell: subprocess.Popen[str], whom: str) -> None:
     ranks[0].send_signal(signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("whom", [pytest.param("shell", marks=pytest.mark.slow), "step"])
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["shell", "step"])
 def test_the_early_signal_saves_and_the_next_life_goes_on(tmp_path: Path, whom: str) -> None:
     job = write_job(tmp_path / "job.yaml", budget={"trials": N_TRIALS}, evaluator={"seconds": 0.3})
     shell = start(tmp_path, job, restart=0)
