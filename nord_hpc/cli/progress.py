@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from nord_hpc.job import Job
+from nord_hpc.store import collector
 from nord_hpc.store.history import Entry, History
 from nord_hpc.store.journal import JournalTail
 from nord_hpc.store.run_folder import RunFolder
@@ -41,8 +42,9 @@ class ProgressView:
         return len(self._history.lives)
 
     def _read(self) -> None:
-        for record in self._tail.new_records():
-            self._history.add(record)
+        with collector.paused():  # the ranks need the processor more than this does
+            for record in self._tail.new_records():
+                self._history.add(record)
 
     @property
     def over(self) -> bool:
