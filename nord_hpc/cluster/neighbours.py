@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import psutil  # type: ignore[import-untyped]
 
-from nord_hpc.cluster.processes import Process, end_process, find_process, own_process
+from nord_hpc.cluster.processes import Process, end_process, find_process
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class NeighbourWatch:
 
     Args:
         processes: of all ranks, in the order of the ranks.
-        own: this one's place among them.
+        own: rank of this one.
     """
 
     def __init__(self, processes: Sequence[Process], own: int) -> None:
@@ -79,8 +79,3 @@ class NeighbourWatch:
                 return self._others[0], status == psutil.STATUS_STOPPED
             del self._others[0]
         return None, False
-
-
-def watch_neighbours(processes: Sequence[Process]) -> None:
-    """Watch, if this process is one of these."""
-    NeighbourWatch(processes, processes.index(own_process())).start()

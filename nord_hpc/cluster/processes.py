@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
@@ -16,27 +17,35 @@ class Process(NamedTuple):
     Attributes:
         host: name of the machine.
         pid: its id there.
-        created: when it was, in seconds since the epoch; ids are used again.
+        started: when it was, in clock ticks since the host came up; ids are used again.
     """
 
     host: str
     pid: int
-    created: float
+    started: int
 
 
 def own_process() -> Process:
     """This process."""
-    return Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+    return process_here(os.getpid())
+
+
+def process_here(pid: int) -> Process:
+    """The process on this host that has this id.
+
+    Raises:
+        OSError: there is none.
+    """
+    # The command's name, in brackets, may hold blanks. Seconds since the epoch would move with the clock.
+    _, _, fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+    return Process(socket.gethostname(), pid, int(fields.split()[19]))
 
 
 def find_process(process: Process) -> psutil.Process | None:
     """What the kernel knows of a process, if it is on this host and still there."""
-    if process.host != socket.gethostname():
-        return None
     try:
-        found = psutil.Process(process.pid)
-        return found if found.create_time() == process.created else None
-    except psutil.Error:
+        return psutil.Process(process.pid) if process_here(process.pid) == process else None
+    except (OSError, psutil.Error):
         return None
 
 

@@ -20,7 +20,7 @@ from nord_hpc.cluster import launch, messages, worker
 from nord_hpc.cluster.events import RankLost
 from nord_hpc.cluster.gangs import MOST_ASSIGNED
 from nord_hpc.cluster.messages import Hello, Report, Setup, Stop, StopWish, Task, TestTask
-from nord_hpc.cluster.neighbours import watch_neighbours
+from nord_hpc.cluster.neighbours import NeighbourWatch
 from nord_hpc.cluster.polling import wait_until
 from nord_hpc.cluster.processes import end_process, own_process
 from nord_hpc.errors import GangBroken
@@ -149,7 +149,7 @@ class World:
         self.size: int = self._control.Get_size()
         self.failed: set[int] = set()
         if self.survives_deaths:
-            watch_neighbours(self.processes)
+            NeighbourWatch(self.processes, self.rank).start()
 
     def mailbox(self, *, master: bool) -> Mailbox:
         """That of the master, or that of a worker."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +29,6 @@ JOB: dict[str, Any] = {
     "budget": {"trials": 5},
     "checkpoint": {"keep_weights": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in wiring.STOP_SIGNALS}
-    handlers = list(logging.getLogger("nord_hpc").handlers)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    for added in logging.getLogger("nord_hpc").handlers[:]:
-        if added not in handlers:
-            logging.getLogger("nord_hpc").removeHandler(added)
-            added.close()
 
 
 @pytest.fixture(scope="module")

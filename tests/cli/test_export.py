@@ -6,12 +6,9 @@ Three networks: a chain, one with several joined inputs, and a recurrent one.
 from __future__ import annotations
 
 import json
-import logging
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +86,6 @@ JOBS: dict[str, dict[str, Any]] = {
 }
 NETWORKS = list(JOBS)
 FILES = {"torch": "net.pt2", "onnx": "net.onnx"}
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in wiring.STOP_SIGNALS}
-    handlers = list(logging.getLogger("nord_hpc").handlers)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    for added in logging.getLogger("nord_hpc").handlers[:]:
-        if added not in handlers:
-            logging.getLogger("nord_hpc").removeHandler(added)
-            added.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,20 +28,6 @@ JOB: dict[str, Any] = {
     "training": {"epochs": 1, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.8}},
     "budget": {"trials": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    """Signal handlers and log handlers that a run sets are taken away again."""
-    before = {number: signal.getsignal(number) for number in wiring.STOP_SIGNALS}
-    log_handlers = list(logging.getLogger("nord_hpc").handlers)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    for added in logging.getLogger("nord_hpc").handlers[:]:
-        if added not in log_handlers:
-            logging.getLogger("nord_hpc").removeHandler(added)
-            added.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,6 @@ JOB: dict[str, Any] = {
     "budget": {"trials": 8},
     "order": {"virtual_gangs": 2, "run_ahead": 0},
 }
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in wiring.STOP_SIGNALS}
-    handlers = list(logging.getLogger("nord_hpc").handlers)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    for added in logging.getLogger("nord_hpc").handlers[:]:
-        if added not in handlers:
-            logging.getLogger("nord_hpc").removeHandler(added)
-            added.close()
 
 
 @pytest.fixture(scope="module")

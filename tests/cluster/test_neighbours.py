@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from nord_hpc.cluster.neighbours import LOOK_SECONDS, STOPPED_SECONDS, NeighbourWatch
-from nord_hpc.cluster.processes import Process, find_process, own_process
+from nord_hpc.cluster.processes import Process, find_process, own_process, process_here
 
 Start = Callable[[], Process]
 
@@ -22,7 +22,7 @@ def start() -> Iterator[Start]:
 
     def begin() -> Process:
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
-        return Process(own_process().host, started[-1].pid, psutil.Process(started[-1].pid).create_time())
+        return process_here(started[-1].pid)
 
     yield begin
     for process in started:
@@ -53,7 +53,7 @@ def _ended_by(watch: NeighbourWatch, *, begins: float, seconds: float) -> tuple[
 
 
 def test_a_stopped_neighbour_is_ended_and_the_one_after_it_is_watched(start: Start) -> None:
-    one, two, elsewhere = start(), start(), Process("elsewhere", 1, 1.0)
+    one, two, elsewhere = start(), start(), Process("elsewhere", 1, 1)
     watch = NeighbourWatch([two, own_process(), elsewhere, one], 1)
     assert _ended_by(watch, begins=0.0, seconds=10.0) == (None, 10.0)
     _signal(one, signal.SIGSTOP)
@@ -88,5 +88,5 @@ def test_a_watch_that_was_stopped_itself_begins_anew(start: Start) -> None:
 def test_another_process_with_the_same_id_is_left_alone(start: Start) -> None:
     one = start()
     _signal(one, signal.SIGSTOP)
-    watch = NeighbourWatch([own_process(), one._replace(created=one.created - 1)], 0)
+    watch = NeighbourWatch([own_process(), one._replace(started=one.started - 1)], 0)
     assert _ended_by(watch, begins=0.0, seconds=10.0) == (None, 10.0)

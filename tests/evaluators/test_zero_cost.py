@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,23 +144,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     assert set(ScoreName.__args__) == {*proxies.NAMES, *proxies.SIZES}  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-def _process_as_it_was() -> Iterator[None]:
-    """Signal handlers and log handlers that a run sets are taken away again."""
-    import signal
-
-    before = {number: signal.getsignal(number) for number in wiring.STOP_SIGNALS}
-    log_handlers = list(logging.getLogger("nord_hpc").handlers)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    for added in logging.getLogger("nord_hpc").handlers[:]:
-        if added not in log_handlers:
-            logging.getLogger("nord_hpc").removeHandler(added)
-            added.close()
-
-
-@pytest.mark.usefixtures("_process_as_it_was")
+@pytest.mark.usefixtures("process_as_it_was")
 def test_a_screened_search_trains_the_best_of_each_group(tmp_path: Path) -> None:
     job = job_of(
         tmp_path,
