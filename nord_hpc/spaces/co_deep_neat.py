@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.spaces.deep_neat import DeepNeat
-from nord_hpc.spaces.gene_space import GeneSpace
+from nord_hpc.spaces.gene_space import GeneSpace, check_growth
 from nord_hpc.spaces.genes import INPUT, OUTPUT, Bounds
 from nord_hpc.trial import Json
 
@@ -71,14 +71,11 @@ class CoDeepNeat:
 
         @model_validator(mode="after")
         def _possible(self) -> CoDeepNeat.Options:
-            if self.sample_nodes > self.max_nodes:
-                raise ValueError(
-                    f"sample_nodes {self.sample_nodes} is above max_nodes {self.max_nodes}; set it to {self.max_nodes} "
-                    "or less"
-                )
-            rates = self.add_node_rate + self.add_connection_rate + self.toggle_rate
-            if rates > 1:
-                raise ValueError(f"the rates of mutations add up to {rates:g}; set them so that they give 1 or less")
+            check_growth(
+                sample_nodes=self.sample_nodes,
+                max_nodes=self.max_nodes,
+                rates=(self.add_node_rate, self.add_connection_rate, self.toggle_rate),
+            )
             return self
 
     def __init__(self, options: Options) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from nord_hpc.descriptor import NeuralDescriptor
 from nord_hpc.spaces import genes as ops
-from nord_hpc.spaces.gene_space import GeneSpace
+from nord_hpc.spaces.gene_space import GeneSpace, check_growth
 from nord_hpc.spaces.genes import FIELDS, Bounds, Genes
 from nord_hpc.trial import Json
 
@@ -69,14 +69,11 @@ class DeepNeat:
                 raise ValueError("channels and kernels begin at 1; set their lowest values to 1 or more")
             if self.dropout[0] < 0 or self.dropout[1] >= 1:
                 raise ValueError(f"dropout {list(self.dropout)} is no chance; set values from 0 to below 1")
-            if self.sample_nodes > self.max_nodes:
-                raise ValueError(
-                    f"sample_nodes {self.sample_nodes} is above max_nodes {self.max_nodes}; set it to {self.max_nodes} "
-                    "or less"
-                )
-            rates = self.add_node_rate + self.add_connection_rate + self.toggle_rate
-            if rates > 1:
-                raise ValueError(f"the rates of mutations add up to {rates:g}; set them so that they give 1 or less")
+            check_growth(
+                sample_nodes=self.sample_nodes,
+                max_nodes=self.max_nodes,
+                rates=(self.add_node_rate, self.add_connection_rate, self.toggle_rate),
+            )
             return self
 
     def __init__(self, options: Options) -> None:

@@ -17,6 +17,18 @@ MOST_SAMPLED_CONNECTIONS = 2
 _CONNECTION_KEYS = ("innovation", "source", "target", "enabled")
 
 
+def check_growth(*, sample_nodes: int, max_nodes: int, rates: tuple[float, float, float]) -> None:
+    """Refuse options of a space that do not fit together.
+
+    Raises:
+        ValueError: says which, and what to set.
+    """
+    if sample_nodes > max_nodes:
+        raise ValueError(f"sample_nodes {sample_nodes} is above max_nodes {max_nodes}; set it to {max_nodes} or less")
+    if sum(rates) > 1:
+        raise ValueError(f"the rates of mutations add up to {sum(rates):g}; set them so that they give 1 or less")
+
+
 class GeneSpace:
     """Graphs that begin small and grow; what is common to two of them is known by number.
 
